@@ -1,0 +1,264 @@
+"""Settings resolve in one order, and nonsense is named before it does harm."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zfast.config import SETTINGS, config, setting, source
+from zfast.errors import ConfigurationError
+
+DEFAULTS = {
+    "max_concurrency": 64,
+    "io_threads": 2,
+    "dial_threads": 8,
+    "max_attempts": 5,
+    "connect_timeout": 10.0,
+    "read_timeout": 60.0,
+    "deadline": None,
+    "backoff_factor": 0.1,
+    "backoff_max": 20.0,
+    "backoff_jitter": 0.1,
+    "max_redirects": 10,
+    "idle_timeout": 5.0,
+    "max_head_size": 65536,
+    "missing_status": (404, 410),
+    "pipeline": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def _pristine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in [name for name in os.environ if name.startswith("ZFAST_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(config, "paths", [])
+    config.refresh()
+    yield
+    monkeypatch.undo()
+    config.refresh()
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def set_variables(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        config.refresh()
+
+    return set_variables
+
+
+def test_defaults() -> None:
+    assert {name: setting(name) for name in SETTINGS} == DEFAULTS
+    assert {source(name) for name in SETTINGS} == {"default"}
+
+
+def test_every_setting_is_declared_whole() -> None:
+    for name, declared in SETTINGS.items():
+        assert declared.name == name
+        assert declared.environment == f"ZFAST_{name.upper()}"
+        assert declared.meaning
+        assert declared.allowed
+        assert declared.unit or isinstance(declared.default, bool)
+        # The default is in the setting's own type, so that it is never converted twice.
+        checked = declared.check(declared.default)
+        assert checked == declared.default
+        assert type(checked) is type(declared.default)
+
+
+def test_argument_beats_with_block_beats_environment_beats_default(environment: Any) -> None:
+    assert setting("io_threads") == 2
+    environment(ZFAST_IO_THREADS="3")
+    assert setting("io_threads") == 3
+    assert source("io_threads") == "ZFAST_IO_THREADS"
+    with config.set(io_threads=4):
+        assert setting("io_threads") == 4
+        assert source("io_threads") == "config"
+        assert setting("io_threads", 5) == 5
+        with config.set({"io-threads": 6}):
+            assert setting("io_threads") == 6
+        assert setting("io_threads") == 4
+    assert setting("io_threads") == 3
+
+
+def test_set_without_a_block_stays_until_reset() -> None:
+    config.set(max_attempts=1)
+    assert setting("max_attempts") == 1
+    config.reset()
+    assert setting("max_attempts") == 5
+
+
+def test_a_configuration_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zfast.yaml").write_text("io-threads: 7\n")
+    monkeypatch.setattr(config, "paths", [str(tmp_path)])
+    config.refresh()
+    assert setting("io_threads") == 7
+    assert source("io_threads") == "config"
+    (tmp_path / "zfast.yaml").write_text("io_thread: 7\n")
+    config.refresh()
+    with pytest.raises(ConfigurationError, match=r"'io_thread' is not .*mean io_threads"):
+        setting("deadline")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("max_concurrency", "1", 1),
+        ("deadline", "1.5", 1.5),
+        ("deadline", "2", 2.0),
+        ("deadline", "None", None),
+        ("read_timeout", "none", None),
+        ("read_timeout", "", None),
+        ("backoff_factor", "0", 0.0),
+        ("missing_status", "[404, 410, 403]", (403, 404, 410)),
+        ("missing_status", "403,404", (403, 404)),
+        ("missing_status", "404", (404,)),
+        ("missing_status", "[]", ()),
+        ("pipeline", "0", False),
+        ("pipeline", "1", True),
+        ("pipeline", "false", False),
+        ("pipeline", "True", True),
+        ("pipeline", "off", False),
+        ("pipeline", "Yes", True),
+    ],
+)
+def test_environment_is_read_in_its_own_type(
+    environment: Any, name: str, text: str, value: Any
+) -> None:
+    variable = SETTINGS[name].environment
+    environment(**{variable: text})
+    assert setting(name) == value
+    assert type(setting(name)) is type(value)
+    assert source(name) == variable
+
+
+def test_arguments_are_taken_from_numpy_too() -> None:
+    count = setting("max_concurrency", np.int64(7))
+    assert (count, type(count)) == (7, int)
+    seconds = setting("deadline", np.float32(0.5))
+    assert (seconds, type(seconds)) == (0.5, float)
+    assert setting("missing_status", np.array([410, 404])) == (404, 410)
+    assert setting("missing_status", {403}) == (403,)
+
+
+NONSENSE = [
+    ("max_concurrency", 0),
+    ("max_concurrency", -1),
+    ("max_concurrency", 1.5),
+    ("max_concurrency", "many"),
+    ("max_concurrency", True),
+    ("max_concurrency", 10**9),
+    ("max_concurrency", [64]),
+    ("io_threads", 0),
+    ("max_attempts", 0),
+    ("connect_timeout", 0),
+    ("connect_timeout", -1),
+    ("read_timeout", float("nan")),
+    ("read_timeout", float("inf")),
+    ("read_timeout", "soon"),
+    ("deadline", True),
+    ("deadline", 10**400),
+    ("backoff_factor", -0.1),
+    ("idle_timeout", "5 s"),
+    ("max_head_size", 10),
+    ("missing_status", [200]),
+    ("missing_status", [500]),
+    ("missing_status", [404, 416]),
+    ("missing_status", "not found"),
+    ("missing_status", [True]),
+    ("missing_status", [None]),
+    ("pipeline", "maybe"),
+    ("pipeline", 2),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NONSENSE)
+def test_nonsense_is_named(name: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        setting(name, value)
+    message = str(caught.value)
+    assert message.startswith(f"{name} is {value!r} (from argument), but has to be ")
+    assert message.endswith(SETTINGS[name].allowed)
+
+
+@pytest.mark.parametrize(("name", "value"), NONSENSE)
+def test_nonsense_is_refused_where_it_is_set(name: str, value: Any) -> None:
+    before = setting(name)
+    with pytest.raises(ConfigurationError, match=f"^{name} is .*from config.set"):
+        config.set({"dial_threads": 3, name: value})
+    assert setting(name) == before
+    assert setting("dial_threads") == 8
+
+
+def test_nonsense_in_the_environment_names_the_variable(environment: Any) -> None:
+    environment(ZFAST_IO_THREADS="a few")
+    with pytest.raises(ConfigurationError, match=r"^io_threads is 'a few' .from ZFAST_IO_THREADS"):
+        setting("io_threads")
+    assert setting("io_threads", 3) == 3
+    assert setting("dial_threads") == 8
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("ZFAST_IO_THREAD", "did you mean ZFAST_IO_THREADS"),
+        ("ZFAST_NOTHING_LIKE_IT", "settings: max_concurrency"),
+        ("ZFAST_IO_THREADS__DEEP", "did you mean ZFAST_IO_THREADS"),
+        ("ZFAST_DEADLINE__DEEP", "did you mean ZFAST_DEADLINE"),
+    ],
+)
+def test_unknown_variable_is_named(environment: Any, variable: str, hint: str) -> None:
+    environment(**{variable: "1"})
+    with pytest.raises(ConfigurationError, match=f"{variable} is not a setting.*{hint}"):
+        setting("max_attempts")
+
+
+def test_variables_of_the_build_and_of_donfig_are_no_settings(
+    environment: Any, tmp_path: Path
+) -> None:
+    environment(ZFAST_BUILD="debug", ZFAST_CONFIG=str(tmp_path), ZFAST_ROOT_CONFIG=str(tmp_path))
+    assert {name: setting(name) for name in SETTINGS} == DEFAULTS
+
+
+@pytest.mark.parametrize("name", ["io_thread", "nothing", "io_threads.deep", ""])
+def test_unknown_names_are_refused(name: str) -> None:
+    for attempt in (
+        lambda: setting(name),
+        lambda: setting(name, 1),
+        lambda: source(name),
+        lambda: config.set({name: 1}),
+    ):
+        with pytest.raises(ConfigurationError, match=f"'{name}' is not a setting"):
+            attempt()
+    assert set(config.config) == set(SETTINGS)
+
+
+def test_unknown_keyword_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"'io_threads\.deep' is not a setting"):
+        config.set(io_threads__deep=1)
+
+
+def test_the_error_is_a_value_error_and_pickles() -> None:
+    with pytest.raises(ValueError) as caught:
+        setting("io_threads", 0)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_import_survives_a_wrong_environment() -> None:
+    """Only the read of a setting fails: whoever only imports is not stopped."""
+    code = (
+        "import zfast.config as c\ntry: c.setting('io_threads')\nexcept ValueError as e: print(e)\n"
+    )
+    environment = {**os.environ, "ZFAST_IO_THREADS__X": "1", "ZFAST_DEADLINE": "soon"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.startswith("the environment variable ZFAST_IO_THREADS__X is not a setting")

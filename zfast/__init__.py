@@ -1,0 +1,48 @@
+"""zfast: zarr over the network at the speed of the network."""
+
+from importlib.metadata import version as _version
+
+from zfast._core.buffers import Body
+from zfast.cat import cat_ranges
+from zfast.client import Client, ObjectInfo
+from zfast.config import config
+from zfast.errors import (
+    AccessError,
+    ChangedError,
+    ConfigurationError,
+    ConnectionFailedError,
+    DeadlineError,
+    ListingError,
+    MissingKeyError,
+    NoMemoryError,
+    NotWritableError,
+    ResponseError,
+    ZfastError,
+)
+from zfast.stats import show_config, stats
+from zfast.store import FastStore
+
+__version__ = _version("zfast")
+
+__all__ = [
+    "AccessError",
+    "Body",
+    "ChangedError",
+    "Client",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "DeadlineError",
+    "FastStore",
+    "ListingError",
+    "MissingKeyError",
+    "NoMemoryError",
+    "NotWritableError",
+    "ObjectInfo",
+    "ResponseError",
+    "ZfastError",
+    "__version__",
+    "cat_ranges",
+    "config",
+    "show_config",
+    "stats",
+]

@@ -1,0 +1,169 @@
+from collections.abc import Iterable
+from typing import Any
+
+from zfast._core.buffers import Body
+from zfast._core.engine import Engine
+
+class Policy:
+    """What all requests of a client have in common; immutable once made.
+
+    Parameters
+    ----------
+    fields, foreign_fields : bytes
+        Header lines for every request, and those that another origin may see after a redirect.
+    missing, retry : iterable of int
+        HTTP statuses that mean "missing", and those worth another attempt.
+    retries : dict
+        The numbers of a `urllib3.Retry`, None as -1; see ``RetryPolicy`` in retry.pxd.
+    read_timeout : float
+        Seconds without progress after which an attempt has failed, 0 for none.
+    max_in_flight : int
+        Requests of this client on the wire at once.
+    """
+
+    def __init__(
+        self,
+        fields: bytes,
+        foreign_fields: bytes,
+        missing: Iterable[int],
+        retry: Iterable[int],
+        retries: dict[str, Any],
+        read_timeout: float,
+        max_in_flight: int,
+    ) -> None: ...
+    def counters(self) -> dict[str, Any]:
+        """What the requests of this policy did, as a dict of int and of lists of int.
+
+        ``first_byte`` and ``transfer`` are histograms: element b counts times below 2**b µs that
+        no earlier element counts.
+        """
+
+def process_counters() -> dict[str, Any]:
+    """The counters of all clients that this process has had, summed; see `Policy.counters`."""
+
+def after_fork_in_child() -> None:
+    """Make this module's lock usable in a forked child, whoever held it in the parent."""
+
+class Waker:
+    """The one descriptor that wakes an event loop for completions of all its batches.
+
+    Watch `fileno()` for reading and call `completions()` when it is readable.
+    """
+
+    def __init__(self, engine: Engine) -> None: ...
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+
+    def completions(self) -> list[tuple[int, int]]:
+        """What has completed since the last call.
+
+        Returns
+        -------
+        list of (int, int)
+            Batch id and read index; an index of -1 is the batch as a whole.
+        """
+
+class Batch:
+    """Reads (and writes) to be submitted together.
+
+    Parameters
+    ----------
+    engine : Engine
+        Where it will run.
+    deadline : float
+        Seconds from `submit` until everything unfinished fails, 0 for none.
+    waker : Waker, optional
+        Told of the completion.
+    each : bool
+        The waker is told of each read too.
+    fail_fast : bool
+        The first failure cancels what is not complete yet.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        deadline: float = 0,
+        waker: Waker | None = None,
+        each: bool = False,
+        fail_fast: bool = False,
+    ) -> None: ...
+    @property
+    def id(self) -> int: ...
+    def __len__(self) -> int: ...
+    def add(
+        self,
+        policy: Policy,
+        origin: int,
+        method: int,
+        target: bytes,
+        kind: int = 0,
+        start: int = 0,
+        end: int = 0,
+        into: Any = None,
+        fields: bytes = b"",
+        content: Any = None,
+        repeatable: bool = True,
+        keep_head: bool = False,
+    ) -> None:
+        """Add a request; its index in the batch is the number of those before it.
+
+        Parameters
+        ----------
+        policy : Policy
+            Of the client that asks.
+        origin : int
+            As in `Engine.add_origin`.
+        method : Method
+            GET, HEAD, PUT or DELETE.
+        target : bytes
+            Request target in origin form (RFC 9112, section 3.2.1), already encoded.
+        kind : RangeKind
+            Of the byte range; `start` and `end` (exclusive) are as that kind has them.
+        into : buffer, optional
+            Writable C-contiguous destination; without it the body gets memory made to measure.
+        fields : bytes
+            Further header lines.
+        content : buffer, optional
+            What a PUT sends.
+        repeatable : bool
+            A failed attempt may be sent again although the server may have acted on it.
+        keep_head : bool
+            The raw head of the response is part of the outcome.
+        """
+
+    def submit(self) -> None:
+        """Hand the batch to the engine."""
+
+    def cancel(self, index: int = -1) -> None:
+        """End one read (or all, with -1) as CANCELLED, unless it is complete."""
+
+    def wait(self) -> None:
+        """Wait, without the GIL, until every read is complete.
+
+        A signal is served while waiting; when its handler raises (Ctrl-C), the batch is cancelled,
+        its memory let go of, and the exception goes on.
+        """
+
+    @property
+    def done(self) -> bool:
+        """Whether every read is complete."""
+
+    @property
+    def range_ignored(self) -> bool:
+        """Whether a server answered a range with the whole object."""
+
+    def code(self, index: int) -> int:
+        """The Status of a completed read."""
+
+    def failures(self) -> list[int]:
+        """Indexes of the completed reads that are neither OK nor MISSING."""
+
+    def body(self, index: int) -> Body | None:
+        """The Body of a completed read, None unless it is OK. Taken once: the batch keeps none."""
+
+    def bodies(self) -> list[Body | None]:
+        """`body` of every read."""
+
+    def outcome(self, index: int) -> dict[str, Any]:
+        """The facts of a completed request, as a dict."""

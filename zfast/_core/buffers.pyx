@@ -1,0 +1,284 @@
+"""Memory that body bytes land in: the caller's, pinned, or made to measure by the core.
+
+Memory is given back when its last owner lets go, never before. Made to measure, it comes in slabs
+shared by the bodies of one batch: many small bodies cost one allocation and, on Linux, one huge
+page where 4 KiB pages would cost a fault each.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_SIMPLE,
+    PyBUF_WRITABLE,
+    PyBuffer_FillInfo,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uintptr_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp
+
+from zfast._core.extern.pthread cimport (
+    pthread_mutex_destroy,
+    pthread_mutex_init,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+)
+
+cdef extern from * nogil:
+    """
+    #include <sys/mman.h>
+    #ifdef MADV_HUGEPAGE
+    #define ZFAST_ADVISE_HUGE(base, size) madvise(base, size, MADV_HUGEPAGE)
+    #else
+    #define ZFAST_ADVISE_HUGE(base, size) 0
+    #endif
+    #ifndef MAP_ANONYMOUS
+    #define MAP_ANONYMOUS MAP_ANON
+    #endif
+    """
+    void* mmap(void*, size_t, int, int, int, long)
+    int munmap(void*, size_t)
+    void* MAP_FAILED
+    int PROT_READ
+    int PROT_WRITE
+    int MAP_PRIVATE
+    int MAP_ANONYMOUS
+    int ZFAST_ADVISE_HUGE(void*, size_t)
+
+cdef enum:
+    HUGE_PAGE = 2 << 20
+    SMALLEST_SLAB = 4 << 10
+    # A slab lives as long as any body in it: the bound on what one small survivor holds.
+    LARGEST_SHARED_SLAB = 4 << 20
+    # A larger body gets a slab of its own.
+    LARGEST_SHARED_BODY = 1 << 20
+    ALIGNMENT = 64
+
+
+cdef char* _map(size_t size) noexcept nogil:
+    # Aligned to huge pages, so that the kernel can use them from the first byte on.
+    cdef size_t span = size + HUGE_PAGE
+    cdef char* start = <char*>mmap(
+        NULL, span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
+    )
+    cdef size_t before
+    if <void*>start == MAP_FAILED:
+        return NULL
+    before = (HUGE_PAGE - <uintptr_t>start % HUGE_PAGE) % HUGE_PAGE
+    if before:
+        munmap(start, before)
+    munmap(start + before + size, span - before - size)
+    ZFAST_ADVISE_HUGE(start + before, size)
+    return start + before
+
+
+cdef inline size_t _whole_pages(size_t size) noexcept nogil:
+    return (size + 4095) & ~<size_t>4095
+
+
+cdef Slab* slab_new(size_t size) noexcept nogil:
+    # A slab with one owner, NULL when memory is short.
+    cdef Slab* slab = new Slab()
+    slab.owners.store(1)
+    slab.mapped = size >= HUGE_PAGE
+    if slab.mapped:
+        size = _whole_pages(size)
+        slab.base = _map(size)
+    else:
+        slab.base = <char*>malloc(size if size else 1)
+    slab.size = size
+    if slab.base == NULL:
+        del slab
+        return NULL
+    return slab
+
+
+cdef Slab* slab_grown(Slab* slab, size_t size) noexcept nogil:
+    # For a body of unknown length: only its one owner may call this. NULL leaves `slab` as it was.
+    cdef char* base
+    if slab == NULL:
+        slab = new Slab()
+        slab.owners.store(1)
+        slab.mapped = False
+        slab.base = NULL
+        slab.size = 0
+    base = <char*>realloc(slab.base, size)
+    if base == NULL:
+        if slab.base == NULL:
+            del slab
+        return NULL
+    slab.base = base
+    slab.size = size
+    return slab
+
+
+cdef void slab_release(Slab* slab) noexcept nogil:
+    if slab != NULL and slab.owners.fetch_sub(1) == 1:
+        if slab.mapped:
+            munmap(slab.base, slab.size)
+        else:
+            free(slab.base)
+        del slab
+
+
+cdef Arena* arena_new() noexcept nogil:
+    cdef Arena* arena = new Arena()
+    pthread_mutex_init(&arena.lock, NULL)
+    arena.slab = NULL
+    arena.used = 0
+    arena.next_size = SMALLEST_SLAB
+    return arena
+
+
+cdef char* arena_take(Arena* arena, size_t size, Slab** owner) noexcept nogil:
+    # `size` bytes, of whose slab the taker becomes an owner; NULL when memory is short.
+    cdef char* taken = NULL
+    cdef Slab* slab
+    if size > LARGEST_SHARED_BODY:
+        owner[0] = slab_new(size)
+        return owner[0].base if owner[0] != NULL else NULL
+    pthread_mutex_lock(&arena.lock)
+    if arena.slab == NULL or arena.slab.size - arena.used < size:
+        # Slabs grow with the batch: a lone small body must not touch a huge page.
+        while arena.next_size < size:
+            arena.next_size *= 4
+        slab = slab_new(arena.next_size)
+        if slab != NULL:
+            slab_release(arena.slab)
+            arena.slab = slab
+            arena.used = 0
+            arena.next_size = min(arena.next_size * 4, <size_t>LARGEST_SHARED_SLAB)
+    if arena.slab != NULL and arena.slab.size - arena.used >= size:
+        taken = arena.slab.base + arena.used
+        arena.used = min((arena.used + size + ALIGNMENT - 1) & ~<size_t>(ALIGNMENT - 1),
+                         arena.slab.size)
+        arena.slab.owners.fetch_add(1)
+        owner[0] = arena.slab
+    pthread_mutex_unlock(&arena.lock)
+    return taken
+
+
+cdef void arena_free(Arena* arena) noexcept nogil:
+    if arena != NULL:
+        slab_release(arena.slab)
+        pthread_mutex_destroy(&arena.lock)
+        del arena
+
+
+cdef class Body:
+    """The bytes of one read, without a copy: read-only, with the buffer protocol.
+
+    ``bytes(body)``, ``memoryview(body)`` and ``numpy.frombuffer(body, dtype)`` all work, the last two
+    on the memory that the network filled. Small bodies of one batch share slabs of up to 4 MiB:
+    copy (``bytes(body)``) what should outlive the others.
+    """
+
+    def __cinit__(self):
+        self._slab = NULL
+        self._data = NULL
+        self._size = 0
+
+    def __init__(self):
+        raise TypeError("a Body comes from a read; it cannot be made by hand")
+
+    def __dealloc__(self):
+        slab_release(self._slab)
+
+    def __len__(self):
+        return self._size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, <void*>self._data, self._size, True, flags)
+
+    def __bytes__(self):
+        return PyBytes_FromStringAndSize(self._data, self._size)
+
+    def __getitem__(self, index):
+        return memoryview(self)[index]
+
+    def part(self, Py_ssize_t start, Py_ssize_t end):
+        """The bytes from `start` to `end` (exclusive) as a Body of the same memory."""
+        start = max(0, min(start, self._size))
+        end = max(start, min(end, self._size))
+        if self._slab != NULL:
+            self._slab.owners.fetch_add(1)
+        return body_over(self._slab, self._data + start, end - start)
+
+    def __eq__(self, other):
+        cdef Py_buffer view
+        cdef bint equal
+        try:
+            PyObject_GetBuffer(other, &view, PyBUF_SIMPLE)
+        except (TypeError, BufferError):
+            return NotImplemented
+        equal = view.len == self._size and (
+            self._size == 0 or memcmp(view.buf, self._data, self._size) == 0
+        )
+        PyBuffer_Release(&view)
+        return equal
+
+    def __hash__(self):
+        return hash(bytes(self))
+
+    def __reduce__(self):
+        return bytes, (bytes(self),)
+
+    def __repr__(self):
+        return f"<zfast.Body of {self._size} bytes>"
+
+
+cdef const char* _nothing = b""
+
+
+cdef Body body_over(Slab* slab, const char* data, size_t size):
+    # Takes over the caller's ownership of `slab` (NULL for a body without bytes).
+    cdef Body body = Body.__new__(Body)
+    body._slab = slab
+    body._data = data if data != NULL else _nothing
+    body._size = size
+    return body
+
+
+cdef class Pin:
+    """A caller's buffer that stays where it is until the last worker has let go of it."""
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self._view)
+
+
+cdef Pin pin(object buffer, bint writable):
+    # No format is asked for: a dtype that has none in the buffer protocol is as good as any.
+    cdef Pin pinned = Pin.__new__(Pin)
+    PyObject_GetBuffer(
+        buffer, &pinned._view, PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0)
+    )
+    return pinned
+
+
+def arena_addresses(list sizes):
+    """Take bodies of the given sizes from one arena; for tests of sharing and alignment.
+
+    Parameters
+    ----------
+    sizes : list of int
+        Bytes of each body.
+
+    Returns
+    -------
+    list of (int, int, Body)
+        Address of the slab, address of the body, and the body itself.
+    """
+    cdef Arena* arena = arena_new()
+    cdef Slab* slab
+    cdef char* data
+    taken = []
+    try:
+        for size in sizes:
+            data = arena_take(arena, size, &slab)
+            if data == NULL:
+                raise MemoryError(f"no memory for a body of {size} bytes")
+            taken.append((<uintptr_t>slab.base, <uintptr_t>data, body_over(slab, data, size)))
+    finally:
+        arena_free(arena)
+    return taken

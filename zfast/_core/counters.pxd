@@ -1,0 +1,27 @@
+# What a client's requests did, counted. Written under the engine's lock, read by snapshot.
+
+cdef enum:
+    HISTOGRAM_BUCKETS = 32      # bucket b counts times below 2**b microseconds
+
+cdef struct Counters:
+    unsigned long long requests         # HTTP exchanges begun, retries and redirects included
+    unsigned long long reads            # reads, heads, puts and deletes completed, however
+    unsigned long long missing
+    unsigned long long failed
+    unsigned long long bytes_received   # wanted body bytes
+    unsigned long long bytes_sent       # content of PUTs
+    unsigned long long retries
+    unsigned long long stale_retries    # free ones: an idle connection had been closed
+    unsigned long long redirects
+    unsigned long long resumed          # bodies continued from the byte reached
+    unsigned long long first_byte[HISTOGRAM_BUCKETS]
+    unsigned long long transfer[HISTOGRAM_BUCKETS]
+
+
+cdef inline void record_time(unsigned long long* histogram, double seconds) noexcept nogil:
+    cdef double limit = 1e-6
+    cdef int bucket = 0
+    while bucket < HISTOGRAM_BUCKETS - 1 and seconds >= limit:
+        limit *= 2
+        bucket += 1
+    histogram[bucket] += 1

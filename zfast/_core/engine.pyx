@@ -1,0 +1,654 @@
+"""The process's engine: I/O threads that poll many leases each and run every exchange to its end.
+
+No thread here ever holds a Python thread state or waits for the GIL; signals are blocked in them.
+What needs Python (dialling, closing, a redirect elsewhere) is put into a queue of calls, which
+`connections.py` serves.
+"""
+
+import os
+import socket
+
+from libc.errno cimport EINTR
+from libc.math cimport ceil, fmax
+from libc.stdlib cimport free, malloc
+from libcpp.string cimport string
+from libcpp.vector cimport vector
+from posix.signal cimport sigfillset, sigset_t
+from posix.unistd cimport close
+
+from zfast._core.counters cimport HISTOGRAM_BUCKETS, Counters
+from zfast._core.exchange cimport (
+    CONCLUDED_BROKEN,
+    PHASE_IDLE,
+    Exchange,
+    Request,
+    exchange_begin,
+    exchange_step,
+    exchange_wants,
+)
+from zfast._core.extern.pthread cimport (
+    SIG_BLOCK,
+    SIG_SETMASK,
+    pthread_cond_broadcast,
+    pthread_cond_destroy,
+    pthread_cond_init,
+    pthread_cond_wait,
+    pthread_create,
+    pthread_join,
+    pthread_mutex_destroy,
+    pthread_mutex_init,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+    pthread_sigmask,
+    pthread_t,
+)
+from zfast._core.extern.sockets cimport MSG_DONTWAIT, POLLIN, poll, pollfd, recv
+from zfast._core.scheduler cimport (
+    CALL_CLOSE,
+    CALL_DIAL,
+    CALL_REDIRECT,
+    CALL_RELEASE,
+    Assignment,
+    BatchState,
+    Call,
+    Lease,
+    Origin,
+    Scheduler,
+    Worker,
+    monotonic,
+    scheduler_adopt,
+    scheduler_cancel,
+    scheduler_dial_failed,
+    scheduler_dispatch,
+    scheduler_finish,
+    scheduler_lose,
+    scheduler_next_tick,
+    scheduler_redirected,
+    scheduler_retire,
+    scheduler_settle,
+    scheduler_tick,
+    wake,
+)
+from zfast._core.transport cimport transport_over_socket
+from zfast._core.types cimport STATUS_CLOSED, STATUS_OK, STATUS_READ_TIMEOUT, Status
+
+cdef enum:
+    # Stays in a core's cache while one recv takes a head and a small body together.
+    SCRATCH_SIZE = 256 << 10
+
+
+# ------------------------------------------------------------------------------------- I/O threads
+
+
+cdef void _watch(Thread* thread, Lease* lease) noexcept nogil:
+    cdef pollfd polled
+    polled.fd = lease.exchange.transport.fd
+    polled.events = POLLIN
+    polled.revents = 0
+    lease.adopted = True
+    thread.leases.push_back(lease)
+    thread.polled.push_back(polled)
+
+
+cdef void _forget_retired(Thread* thread) noexcept nogil:
+    cdef size_t index = 0
+    cdef Lease* lease
+    while index < thread.leases.size():
+        lease = thread.leases[index]
+        if not lease.retired:
+            index += 1
+            continue
+        thread.leases[index] = thread.leases.back()
+        thread.leases.pop_back()
+        thread.polled[index + 1] = thread.polled.back()
+        thread.polled.pop_back()
+        _free_lease(lease)
+
+
+cdef void _free_lease(Lease* lease) noexcept nogil:
+    free(lease.exchange.head)
+    del lease
+
+
+cdef void _cancel_marked(Thread* thread) noexcept nogil:
+    cdef Scheduler* s = thread.scheduler
+    cdef Request* request
+    for lease in thread.leases:
+        request = lease.request
+        if request != NULL and request.cancelled != STATUS_OK:
+            scheduler_lose(s, lease)
+            scheduler_retire(s, lease, False)
+            scheduler_finish(s, request, request.cancelled)
+
+
+cdef double _expire(Thread* thread, double now) noexcept nogil:
+    # Ends what took too long; when to look again, 0 for never. Under the lock.
+    cdef Scheduler* s = thread.scheduler
+    cdef Request* request
+    cdef double due
+    cdef double first = 0
+    for lease in thread.leases:
+        request = lease.request
+        if lease.retired:
+            continue
+        if request != NULL:
+            if request.profile.read_timeout <= 0 or lease.exchange.phase == PHASE_IDLE:
+                continue
+            due = lease.exchange.progress + request.profile.read_timeout
+        elif lease.idle:
+            due = lease.idle_since + thread.idle_timeout
+        else:
+            continue
+        if due > now:
+            first = due if first == 0 else min(first, due)
+        elif request == NULL:
+            scheduler_retire(s, lease, True)
+        else:
+            lease.exchange.conclusion = CONCLUDED_BROKEN
+            lease.exchange.code = STATUS_READ_TIMEOUT
+            lease.exchange.reusable = False
+            scheduler_settle(s, lease, now)
+    return first
+
+
+cdef int _milliseconds(double until, double now) noexcept nogil:
+    if until <= 0:
+        return -1
+    return <int>min(ceil(fmax(until - now, 0) * 1000), 60000.0)
+
+
+cdef void _drain_wake(int fd) noexcept nogil:
+    cdef char[64] rung
+    while recv(fd, rung, sizeof(rung), MSG_DONTWAIT) == sizeof(rung):
+        pass
+
+
+cdef void _step_ready(Thread* thread, vector[Lease*]* concluded, double now) noexcept nogil:
+    # Idle leases that have something to say come back as concluded too: they have ended.
+    cdef size_t index
+    cdef Lease* lease
+    cdef short ready
+    for index in range(thread.leases.size()):
+        ready = thread.polled[index + 1].revents
+        if ready == 0:
+            continue
+        lease = thread.leases[index]
+        if lease.exchange.phase == PHASE_IDLE or exchange_step(
+                &lease.exchange, ready, thread.scratch, SCRATCH_SIZE, now):
+            concluded.push_back(lease)
+        else:
+            thread.polled[index + 1].events = exchange_wants(&lease.exchange)
+
+
+cdef void _settle(Thread* thread, vector[Lease*]* concluded, double now) noexcept nogil:
+    # Under the lock.
+    for lease in concluded[0]:
+        if lease.exchange.phase != PHASE_IDLE:
+            scheduler_settle(thread.scheduler, lease, now)
+        elif lease.idle:
+            # The server closed an idle connection, or spoke unasked.
+            scheduler_retire(thread.scheduler, lease, False)
+    concluded.clear()
+
+
+cdef void _take_inbox(Thread* thread, vector[Assignment]* begun) noexcept nogil:
+    # Under the lock. A lease that was retired before it came here is adopted only to be freed.
+    cdef Worker* worker = thread.scheduler.workers[thread.index]
+    for assignment in worker.inbox:
+        if not assignment.lease.adopted:
+            _watch(thread, assignment.lease)
+        if assignment.request != NULL and not assignment.lease.retired:
+            begun.push_back(assignment)
+    worker.inbox.clear()
+
+
+cdef double _begin(
+    Thread* thread, vector[Assignment]* begun, vector[Lease*]* concluded, double next_check
+) noexcept nogil:
+    # Sends what was assigned; the next check, which a new exchange may bring forward.
+    cdef double now = monotonic()
+    cdef double due
+    cdef Exchange* exchange
+    cdef size_t index
+    for assignment in begun[0]:
+        exchange = &assignment.lease.exchange
+        exchange_begin(exchange, assignment.request, now)
+        if exchange_step(exchange, 0, thread.scratch, SCRATCH_SIZE, now):
+            concluded.push_back(assignment.lease)
+        due = now + assignment.request.profile.read_timeout
+        if assignment.request.profile.read_timeout > 0 and (next_check == 0 or due < next_check):
+            next_check = due
+    if not begun.empty():
+        begun.clear()
+        for index in range(thread.leases.size()):
+            thread.polled[index + 1].events = exchange_wants(&thread.leases[index].exchange)
+    return next_check
+
+
+cdef void* _work(void* argument) noexcept nogil:
+    cdef Thread* thread = <Thread*>argument
+    cdef Scheduler* s = thread.scheduler
+    cdef Worker* worker = s.workers[thread.index]
+    cdef vector[Lease*] concluded
+    cdef vector[Assignment] begun
+    cdef double next_check = 0
+    cdef double next_tick = 0
+    cdef double now = monotonic()
+    cdef double until
+    cdef bint stopping = False
+    while not stopping:
+        until = next_check
+        if next_tick > 0 and (until == 0 or next_tick < until):
+            until = next_tick
+        if poll(thread.polled.data(), thread.polled.size(),
+                0 if concluded.size() else _milliseconds(until, now)) < 0:
+            continue
+        now = monotonic()
+        _step_ready(thread, &concluded, now)
+        if concluded.empty() and thread.polled[0].revents == 0 and (until == 0 or now < until):
+            continue
+        if thread.polled[0].revents:
+            _drain_wake(thread.wake_fd)
+        pthread_mutex_lock(&s.lock)
+        worker.woken = False
+        _settle(thread, &concluded, now)
+        if worker.scan:
+            worker.scan = False
+            _cancel_marked(thread)
+        if thread.index == 0:
+            scheduler_tick(s, now)
+        scheduler_dispatch(s, thread.index, now)
+        _take_inbox(thread, &begun)
+        next_check = _expire(thread, now)
+        next_tick = scheduler_next_tick(s) if thread.index == 0 else 0
+        stopping = s.stopping
+        pthread_mutex_unlock(&s.lock)
+        _forget_retired(thread)
+        next_check = _begin(thread, &begun, &concluded, next_check)
+    return NULL
+
+
+# --------------------------------------------------------------------------------- the Python face
+
+
+cdef class Engine:
+    """The I/O threads and queues that all clients of a process share.
+
+    Parameters
+    ----------
+    io_threads : int
+        Poll loops.
+    max_in_flight : int
+        Requests on the wire at once, over all callers.
+    max_leases : int
+        Connections borrowed at once.
+    idle_timeout : float
+        Seconds that an idle connection stays with the engine before its pool gets it back.
+    max_head : int
+        Bytes that a response head may have.
+    """
+
+    def __dealloc__(self):
+        if not self.stopped or self.scheduler == NULL or self.pid != os.getpid():
+            return
+        for thread in self.threads:
+            del thread
+        for worker in self.scheduler.workers:
+            del worker
+        for entry in self.scheduler.origins:
+            del entry.second
+        pthread_cond_destroy(&self.scheduler.calls_waiting)
+        pthread_mutex_destroy(&self.scheduler.lock)
+        del self.scheduler
+
+    def __cinit__(
+        self, int io_threads, int max_in_flight, int max_leases, double idle_timeout, size_t max_head
+    ):
+        cdef Scheduler* s = new Scheduler()
+        self.scheduler = s
+        self.max_head = max_head
+        self.stopped = False
+        self.pid = os.getpid()
+        self.live = {}
+        pthread_mutex_init(&s.lock, NULL)
+        pthread_cond_init(&s.calls_waiting, NULL)
+        s.in_flight = s.leases = s.dialling = 0
+        s.max_in_flight = max_in_flight
+        s.max_leases = max_leases
+        s.next_deadline = 0
+        s.dice = int.from_bytes(os.urandom(8), "little") | 1
+        s.connections_opened = s.connections_reused = s.connections_closed = 0
+        s.stopping = False
+        for index in range(io_threads):
+            self._add_thread(index, idle_timeout)
+        self._start()
+
+    cdef _add_thread(self, int index, double idle_timeout):
+        cdef Worker* worker
+        cdef Thread* thread
+        cdef pollfd waking
+        ours, theirs = socket.socketpair()
+        worker = new Worker()
+        worker.woken = worker.scan = False
+        worker.leases = 0
+        worker.wake_fd = theirs.detach()
+        self.scheduler.workers.push_back(worker)
+        thread = new Thread()
+        thread.scheduler = self.scheduler
+        thread.index = index
+        thread.wake_fd = ours.detach()
+        thread.idle_timeout = idle_timeout
+        thread.scratch = <char*>malloc(SCRATCH_SIZE)
+        if thread.scratch == NULL:
+            raise MemoryError("no memory for the engine's scratch")
+        waking.fd = thread.wake_fd
+        waking.events = POLLIN
+        waking.revents = 0
+        thread.polled.push_back(waking)
+        self.threads.push_back(thread)
+        self.descriptors.push_back(worker.wake_fd)
+        self.descriptors.push_back(thread.wake_fd)
+
+    cdef _start(self):
+        cdef sigset_t everything
+        cdef sigset_t before
+        cdef Thread* thread
+        cdef int error = 0
+        sigfillset(&everything)
+        # A thread inherits its mask: signals go to Python's threads, which know what to do.
+        pthread_sigmask(SIG_BLOCK, &everything, &before)
+        for thread in self.threads:
+            error = error or pthread_create(&thread.handle, NULL, _work, thread)
+        pthread_sigmask(SIG_SETMASK, &before, NULL)
+        if error:
+            raise OSError(error, "the engine's threads did not start")
+
+    cdef ensure_usable(self):
+        if self.stopped or self.pid != os.getpid():
+            raise RuntimeError("this engine has ended; a new one starts with the next read")
+
+    cdef reap(self):
+        # Lets go of batches that are complete, and so of what they pinned.
+        cdef vector[long long] finished
+        pthread_mutex_lock(&self.scheduler.lock)
+        finished.swap(self.scheduler.finished)
+        pthread_mutex_unlock(&self.scheduler.lock)
+        for id in finished:
+            self.live.pop(id, None)
+
+    @property
+    def max_in_flight(self):
+        """Requests on the wire at once, over all callers."""
+        return self.scheduler.max_in_flight
+
+    def raise_limits(self, int max_in_flight, int max_leases):
+        """Let at least so many requests and connections be in flight at once."""
+        cdef Scheduler* s = self.scheduler
+        self.ensure_usable()
+        pthread_mutex_lock(&s.lock)
+        s.max_in_flight = max(s.max_in_flight, max_in_flight)
+        s.max_leases = max(s.max_leases, max_leases)
+        pthread_mutex_unlock(&s.lock)
+
+    def add_origin(
+        self, long long id, bytes authority, bytes fields, bytes prefix, int max_leases=0
+    ):
+        """Make an origin known.
+
+        Parameters
+        ----------
+        id : int
+            Unique in the process; connections are asked for by it.
+        authority : bytes
+            ``scheme://host[:port]``, what a redirect to the same origin begins with.
+        fields : bytes
+            Header lines that every request to it carries, ``Host`` first.
+        prefix : bytes
+            What goes before the target: empty, or the authority for a forwarding proxy.
+        max_leases : int
+            Connections that its pool allows, 0 for no limit.
+        """
+        cdef Origin* origin = new Origin()
+        self.ensure_usable()
+        origin.id = id
+        origin.endpoint.authority = authority
+        origin.endpoint.fields = fields
+        origin.endpoint.prefix = prefix
+        origin.pending = 0
+        origin.leases = origin.dialling = origin.dial_failures = 0
+        origin.max_leases = max_leases
+        origin.listed = False
+        origin.dial_after = 0
+        pthread_mutex_lock(&self.scheduler.lock)
+        self.scheduler.origins[id] = origin
+        pthread_mutex_unlock(&self.scheduler.lock)
+
+    def next_call(self):
+        """Wait for something that needs Python.
+
+        Returns
+        -------
+        tuple of (str, int, int) or None
+            ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index), or
+            None when the engine has stopped.
+        """
+        cdef Scheduler* s = self.scheduler
+        cdef Call call
+        cdef Origin* origin
+        cdef bint stopping
+        names = {CALL_DIAL: "dial", CALL_RELEASE: "release", CALL_CLOSE: "close",
+                 CALL_REDIRECT: "redirect"}
+        while True:
+            with nogil:
+                pthread_mutex_lock(&s.lock)
+                while s.calls.empty() and not s.stopping:
+                    pthread_cond_wait(&s.calls_waiting, &s.lock)
+                stopping = s.calls.empty()
+                if not stopping:
+                    call = s.calls.front()
+                    s.calls.pop_front()
+                    if call.kind == CALL_DIAL and s.stopping:
+                        call.id = -1
+                    elif call.kind == CALL_DIAL:
+                        origin = s.origins[call.id]
+                        if origin.pending == 0:
+                            # The connections that opened first have done the work meanwhile.
+                            origin.dialling -= 1
+                            s.dialling -= 1
+                            call.id = -1
+                pthread_mutex_unlock(&s.lock)
+            if stopping:
+                return None
+            if call.id >= 0:
+                return names[call.kind], call.id, call.index
+
+    def adopt(self, long long lease_id, long long origin_id, int fd, bint used, bint clean_end):
+        """Take over an open connection that answers a "dial".
+
+        Parameters
+        ----------
+        lease_id : int
+            What "release" and "close" will name it by.
+        origin_id : int
+            The origin that it leads to.
+        fd : int
+            Its non-blocking descriptor; nobody else may read, write or close it until then.
+        used : bool
+            It came out of its pool and may have been closed by the server meanwhile.
+        clean_end : bool
+            The end of its stream can be believed (false for TLS until close_notify was seen).
+        """
+        cdef Scheduler* s = self.scheduler
+        cdef Lease* lease
+        self.ensure_usable()
+        lease = new Lease()
+        lease.id = lease_id
+        lease.idle = lease.adopted = lease.retired = False
+        lease.used = used
+        lease.idle_since = 0
+        lease.exchange.head = <char*>malloc(self.max_head)
+        if lease.exchange.head == NULL:
+            del lease
+            raise MemoryError("no memory for a connection")
+        lease.exchange.head_capacity = self.max_head
+        lease.request = NULL
+        lease.exchange.request = NULL
+        lease.exchange.tail = NULL
+        lease.exchange.phase = PHASE_IDLE
+        lease.exchange.sent = 0
+        lease.exchange.end_of_stream_is_clean = clean_end
+        transport_over_socket(&lease.exchange.transport, fd)
+        pthread_mutex_lock(&s.lock)
+        lease.origin = s.origins[origin_id]
+        scheduler_adopt(s, lease, monotonic())
+        pthread_mutex_unlock(&s.lock)
+
+    def believe_end(self, long long lease_id):
+        """The end of the stream that the lease will see next is the one that the peer meant."""
+        cdef Scheduler* s = self.scheduler
+        pthread_mutex_lock(&s.lock)
+        if s.leases_by_id.count(lease_id):
+            s.leases_by_id[lease_id].exchange.end_of_stream_is_clean = True
+        pthread_mutex_unlock(&s.lock)
+
+    def dial_failed(
+        self, long long origin_id, int code, int error, bint no_descriptor, bytes detail
+    ):
+        """Answer a "dial" that opened no connection.
+
+        Parameters
+        ----------
+        origin_id : int
+            The origin.
+        code : Status
+            What became of it.
+        error : int
+            The errno, 0 if there is none.
+        no_descriptor : bool
+            The process is out of descriptors: fewer connections must do.
+        detail : bytes
+            What to tell the user, UTF-8.
+        """
+        cdef Scheduler* s = self.scheduler
+        self.ensure_usable()
+        pthread_mutex_lock(&s.lock)
+        scheduler_dial_failed(
+            s, s.origins[origin_id], <Status>code, error, no_descriptor, detail, monotonic()
+        )
+        pthread_mutex_unlock(&s.lock)
+
+    def redirection(self, long long batch_id, size_t index):
+        """What a "redirect" is about: (target, location, authority, origin), None if it is over."""
+        cdef Scheduler* s = self.scheduler
+        cdef Request* request
+        found = None
+        pthread_mutex_lock(&s.lock)
+        if s.batches.count(batch_id):
+            request = &s.batches[batch_id].requests[index]
+            found = (request.target, request.location, request.endpoint.authority,
+                     (<Origin*>request.origin).id)
+        pthread_mutex_unlock(&s.lock)
+        return found
+
+    def redirect(
+        self, long long batch_id, size_t index, long long origin_id, bytes target, bint foreign
+    ):
+        """Answer a "redirect"; an `origin_id` of -1 says that it leads nowhere."""
+        cdef Scheduler* s = self.scheduler
+        cdef Origin* origin = NULL
+        pthread_mutex_lock(&s.lock)
+        if s.batches.count(batch_id):
+            if origin_id >= 0:
+                origin = s.origins[origin_id]
+            scheduler_redirected(
+                s, &s.batches[batch_id].requests[index], origin, target, foreign, monotonic()
+            )
+        pthread_mutex_unlock(&s.lock)
+
+    def release_idle(self, origin_ids):
+        """Give the idle connections of these origins back to their pools now."""
+        cdef Scheduler* s = self.scheduler
+        cdef vector[long long] ids = origin_ids
+        self.ensure_usable()
+        pthread_mutex_lock(&s.lock)
+        for id in ids:
+            if s.origins.count(id):
+                while not s.origins[id].idle.empty():
+                    scheduler_retire(s, s.origins[id].idle.back(), True)
+        for worker in s.workers:
+            worker.scan = True
+            wake(worker)
+        pthread_mutex_unlock(&s.lock)
+
+    def snapshot(self):
+        """Connections and requests of this moment, as a dict of int."""
+        cdef Scheduler* s = self.scheduler
+        self.ensure_usable()
+        pthread_mutex_lock(&s.lock)
+        numbers = {
+            "in_flight": s.in_flight,
+            "max_in_flight": s.max_in_flight,
+            "connections": s.leases,
+            "max_connections": s.max_leases,
+            "dialling": s.dialling,
+            "delayed": s.delayed.size(),
+            "connections_opened": s.connections_opened,
+            "connections_reused": s.connections_reused,
+            "connections_closed": s.connections_closed,
+        }
+        pthread_mutex_unlock(&s.lock)
+        return numbers
+
+    def stop(self):
+        """End every batch with CLOSED, every thread, and every wait for a call. Idempotent."""
+        cdef Scheduler* s = self.scheduler
+        cdef vector[BatchState*] batches
+        cdef Thread* thread
+        if self.stopped or self.pid != os.getpid():
+            return
+        self.stopped = True
+        pthread_mutex_lock(&s.lock)
+        for entry in s.batches:
+            batches.push_back(entry.second)
+        for batch in batches:
+            scheduler_cancel(s, batch, -1, STATUS_CLOSED)
+        s.stopping = True
+        for worker in s.workers:
+            wake(worker)
+        pthread_cond_broadcast(&s.calls_waiting)
+        pthread_mutex_unlock(&s.lock)
+        with nogil:
+            for thread in self.threads:
+                pthread_join(thread.handle, NULL)
+        self._close_leases()
+        self.reap()
+        for fd in self.descriptors:
+            close(fd)
+
+    cdef _close_leases(self):
+        # The threads are gone: what was still open goes back to its owner to be closed.
+        cdef Scheduler* s = self.scheduler
+        cdef Request* request
+        cdef vector[Assignment] unbegun
+        cdef Thread* thread
+        pthread_mutex_lock(&s.lock)
+        for thread in self.threads:
+            _take_inbox(thread, &unbegun)
+            for lease in thread.leases:
+                request = lease.request
+                if request != NULL:
+                    scheduler_lose(s, lease)
+                    scheduler_finish(s, request, STATUS_CLOSED)
+                scheduler_retire(s, lease, False)
+            _forget_retired(thread)
+            free(thread.scratch)
+            thread.scratch = NULL
+        pthread_cond_broadcast(&s.calls_waiting)
+        pthread_mutex_unlock(&s.lock)
+
+    def abandon(self):
+        """In a forked child: the threads are the parent's. Close the descriptors, touch no lock."""
+        self.stopped = True
+        for fd in self.descriptors:
+            close(fd)
+        self.live.clear()

@@ -1,0 +1,34 @@
+# Sockets, poll and pipes of POSIX, as far as the transport and the engine use them.
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    ctypedef unsigned long nfds_t
+    int poll(pollfd*, nfds_t, int)
+    short POLLIN
+    short POLLOUT
+    short POLLERR
+    short POLLHUP
+    short POLLNVAL
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t recv(int, void*, size_t, int)
+    ssize_t send(int, const void*, size_t, int)
+    int shutdown(int, int)
+    int SHUT_RDWR
+
+# A peer that has gone must be an error, never a SIGPIPE; macOS has no flag and sets SO_NOSIGPIPE
+# on the socket instead, which Python's socket module already does by ignoring the signal.
+cdef extern from * nogil:
+    """
+    #include <sys/socket.h>
+    #ifdef MSG_NOSIGNAL
+    #define ZFAST_SEND_FLAGS (MSG_NOSIGNAL | MSG_DONTWAIT)
+    #else
+    #define ZFAST_SEND_FLAGS MSG_DONTWAIT
+    #endif
+    """
+    int ZFAST_SEND_FLAGS
+    int MSG_DONTWAIT

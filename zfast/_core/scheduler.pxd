@@ -1,0 +1,139 @@
+# Which request goes out next on which lease: the queues of the engine, all under one lock.
+
+from libcpp.deque cimport deque
+from libcpp.map cimport multimap
+from libcpp.string cimport string
+from libcpp.unordered_map cimport unordered_map
+from libcpp.vector cimport vector
+
+from zfast._core.buffers cimport Arena
+from zfast._core.exchange cimport Endpoint, Exchange, Profile, Request
+from zfast._core.extern.pthread cimport pthread_cond_t, pthread_mutex_t
+from zfast._core.types cimport Status
+
+ctypedef Request* Request_ptr
+
+cdef cppclass Lease:
+    # A connection borrowed from its urllib3 pool; `id` is what connections.py knows it by.
+    long long id
+    Origin* origin
+    int worker
+    Request* request                # the scheduler's word; `exchange` is its worker's alone
+    Exchange exchange
+    bint idle
+    bint used                       # it has carried an exchange before: it may be stale
+    bint adopted                    # its worker polls it
+    bint retired
+    double idle_since
+
+cdef cppclass Lane:
+    # The waiting requests of one batch for one origin. Lanes take turns: a small batch does not
+    # wait behind a large one.
+    deque[Request*] waiting
+    bint listed
+
+cdef cppclass Origin:
+    long long id
+    Endpoint endpoint
+    deque[Lane*] lanes
+    vector[Lease*] idle             # the most recently used last: it is the least likely to be stale
+    size_t pending
+    int leases
+    int dialling
+    bint listed
+    int max_leases                  # what its pool allows, 0 no limit
+    int dial_failures
+    double dial_after
+
+cdef cppclass Notices:
+    # Completions for one event loop, and the one descriptor that wakes it.
+    deque[long long] batches
+    deque[long long] indexes        # -1 the whole batch
+    int wake_fd
+    bint signalled
+    long owners
+
+cdef cppclass BatchState:
+    long long id
+    deque[Request] requests
+    unordered_map[size_t, Lane*] lanes
+    Arena* arena
+    size_t outstanding
+    double deadline                 # of the monotonic clock, 0 none
+    Notices* notices
+    bint notify_each
+    bint fail_fast                  # the first failure cancels the rest
+    bint failed
+    bint submitted
+    bint done
+    pthread_cond_t completed
+
+ctypedef BatchState* BatchState_ptr
+
+cdef enum CallKind:
+    CALL_DIAL
+    CALL_RELEASE                    # the connection can be used again
+    CALL_CLOSE
+    CALL_REDIRECT
+
+cdef struct Call:
+    CallKind kind
+    long long id                    # of the origin, the lease, or the batch
+    size_t index
+
+cdef struct Assignment:
+    Lease* lease
+    Request* request                # NULL: only adopt the lease
+
+cdef cppclass Worker:
+    vector[Assignment] inbox
+    int wake_fd
+    bint woken
+    bint scan                       # somebody else cancelled a request or retired a lease of its
+    int leases
+
+cdef cppclass Scheduler:
+    pthread_mutex_t lock
+    pthread_cond_t calls_waiting
+    deque[Call] calls
+    vector[Worker*] workers
+    vector[Origin*] pending         # origins with waiting requests
+    unordered_map[long long, Origin*] origins
+    unordered_map[long long, BatchState*] batches
+    unordered_map[long long, Lease*] leases_by_id
+    vector[long long] finished      # batches that nobody has reaped yet
+    multimap[double, Request*] delayed
+    int in_flight
+    int max_in_flight
+    int leases
+    int max_leases
+    int dialling
+    double next_deadline
+    unsigned long long dice
+    unsigned long long connections_opened
+    unsigned long long connections_reused
+    unsigned long long connections_closed
+    bint stopping
+
+cdef double monotonic() noexcept nogil
+cdef void scheduler_submit(Scheduler* s, BatchState* batch, double now) noexcept nogil
+cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogil
+cdef void scheduler_lose(Scheduler* s, Lease* lease) noexcept nogil
+cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogil
+cdef void scheduler_adopt(Scheduler* s, Lease* lease, double now) noexcept nogil
+cdef void scheduler_dial_failed(
+    Scheduler* s, Origin* origin, Status code, int error, bint no_descriptor, string detail,
+    double now
+) noexcept nogil
+cdef void scheduler_redirected(
+    Scheduler* s, Request* request, Origin* origin, string target, bint foreign, double now
+) noexcept nogil
+cdef void scheduler_finish(Scheduler* s, Request* request, Status code) noexcept nogil
+cdef void scheduler_cancel(
+    Scheduler* s, BatchState* batch, long long index, Status code
+) noexcept nogil
+cdef void scheduler_retire(Scheduler* s, Lease* lease, bint reusable) noexcept nogil
+cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil
+cdef double scheduler_next_tick(Scheduler* s) noexcept nogil
+cdef void ring(int fd) noexcept nogil
+cdef void wake(Worker* worker) noexcept nogil

@@ -1,0 +1,54 @@
+"""Plain values that the whole core shares, as Python's enums. Decides nothing."""
+
+from enum import IntEnum
+
+
+def _enum(name, doc, **values):
+    # Made by hand and put into globals(): the C enum of the same name holds the name itself.
+    members = IntEnum(name, values, module=__name__)
+    members.__doc__ = doc
+    globals()[name] = members
+
+
+_enum(
+    "Status",
+    "What became of a read; `zfast.errors` turns all but the first three into exceptions.",
+    OK=STATUS_OK,
+    MISSING=STATUS_MISSING,
+    CANCELLED=STATUS_CANCELLED,
+    DEADLINE=STATUS_DEADLINE,
+    CLOSED=STATUS_CLOSED,
+    CONNECT_FAILED=STATUS_CONNECT_FAILED,
+    CONNECT_TIMEOUT=STATUS_CONNECT_TIMEOUT,
+    TLS_FAILED=STATUS_TLS_FAILED,
+    RESET=STATUS_RESET,
+    TRUNCATED=STATUS_TRUNCATED,
+    READ_TIMEOUT=STATUS_READ_TIMEOUT,
+    PROTOCOL=STATUS_PROTOCOL,
+    HEAD_TOO_LARGE=STATUS_HEAD_TOO_LARGE,
+    BAD_STATUS=STATUS_BAD_STATUS,
+    RANGE_MISMATCH=STATUS_RANGE_MISMATCH,
+    RANGE_UNSUPPORTED=STATUS_RANGE_UNSUPPORTED,
+    ENCODED=STATUS_ENCODED,
+    OVERLONG=STATUS_OVERLONG,
+    CHANGED=STATUS_CHANGED,
+    REDIRECT=STATUS_REDIRECT,
+    NO_MEMORY=STATUS_NO_MEMORY,
+)
+_enum(
+    "Method",
+    "The request methods that the engine sends (RFC 9110, section 9).",
+    GET=METHOD_GET,
+    HEAD=METHOD_HEAD,
+    PUT=METHOD_PUT,
+    DELETE=METHOD_DELETE,
+)
+_enum(
+    "RangeKind",
+    "The kinds of byte range; `EMPTY` only asks whether the object exists.",
+    WHOLE=RANGE_WHOLE,
+    BOUNDED=RANGE_BOUNDED,
+    OFFSET=RANGE_OFFSET,
+    SUFFIX=RANGE_SUFFIX,
+    EMPTY=RANGE_EMPTY,
+)

@@ -1,0 +1,161 @@
+"""cat_ranges: byte ranges of many URLs, of many origins, as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from zfast import connections, runtime
+from zfast._core.batch import Batch
+from zfast._core.types import Method, Status
+from zfast.config import setting
+from zfast.errors import error_for
+from zfast.locations.http import HTTPLocation
+from zfast.operations import OnError, first_failure, read_error
+from zfast.planner import span
+from zfast.policy import policy_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from zfast._core.batch import Policy
+    from zfast._core.engine import Engine
+    from zfast.connections import Connections, PoolManager, Retries, Timeouts
+
+__all__ = ["cat_ranges"]
+
+_GET = int(Method.GET)
+_MISSING = int(Status.MISSING)
+
+
+def cat_ranges(
+    urls: Sequence[str],
+    starts: int | None | Sequence[int | None] = None,
+    ends: int | None | Sequence[int | None] = None,
+    *,
+    on_error: OnError = "raise",
+    headers: Mapping[str, str] | None = None,
+    retries: Retries = None,
+    timeout: Timeouts = None,
+    deadline: float | None = None,
+    pool_manager: PoolManager | None = None,
+    ca_certs: str | None = None,
+    max_concurrency: int | None = None,
+    missing_status: Iterable[int] | None = None,
+) -> list[Any]:
+    """Read a byte range of each URL, all at once.
+
+    The URLs may lead to any number of servers. The arguments are those of fsspec's ``cat_ranges``
+    (https://filesystem-spec.readthedocs.io/en/latest/api.html#fsspec.spec.AbstractFileSystem.cat_ranges)
+    and the options those of `Client`.
+
+    Parameters
+    ----------
+    urls : sequence of str
+        Whole URLs, percent-encoded where they need to be.
+    starts, ends : sequence of int or None, int, or None
+        First byte and exclusive end of each range, or one for all; None leaves a side open, and a
+        negative start without an end is a suffix.
+    on_error : "raise" or "return"
+        Whether a failure ends the call, or takes the place of its bytes in the result.
+    headers, retries, timeout, deadline, pool_manager, ca_certs, max_concurrency, missing_status
+        See `Client`. ``headers`` go to every origin; credentials in a URL only to its own.
+
+    Returns
+    -------
+    list of Body or ZfastError
+        In the order of `urls`.
+
+    Raises
+    ------
+    MissingKeyError
+        With "raise": if a URL is missing.
+    ZfastError
+        With "raise": the first failure; the other reads are cancelled.
+    ValueError
+        If the lengths differ or a range makes no sense.
+    """
+    if isinstance(urls, str):
+        raise TypeError("urls is a str; pass a list of URLs")
+    if on_error not in ("raise", "return"):
+        raise ValueError(f"on_error is {on_error!r}, but has to be 'raise' or 'return'")
+    count = len(urls)
+    ranges = list(zip(_each(starts, count, "starts"), _each(ends, count, "ends"), strict=True))
+    connect_timeout, read_timeout = connections.timeouts(timeout)
+    limit = setting("max_concurrency", max_concurrency)
+    engine = runtime.current()
+    if limit > engine.max_in_flight:
+        engine.raise_limits(limit, runtime.connection_limit(limit))
+    policy = policy_for(
+        headers or {}, retries, read_timeout, limit, setting("missing_status", missing_status)
+    )
+    targets = _Targets(connections.shared(pool_manager, ca_certs, connect_timeout), engine)
+    batch = Batch(engine, setting("deadline", deadline) or 0.0, fail_fast=on_error == "raise")
+    for url, byte_range in zip(urls, ranges, strict=True):
+        _add(batch, policy, targets, url, byte_range)
+    batch.submit()
+    batch.wait()
+    return _results(batch, urls, ranges, on_error)
+
+
+def _each(value: Any, count: int, name: str) -> Sequence[int | None]:
+    if value is None or isinstance(value, int):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{count} urls, but {len(value)} {name}: give one for each, or one for all")
+    return value  # type: ignore[no-any-return]
+
+
+class _Targets:
+    """Origins and targets of URLs; parsing a URL costs more than sending it, so origins are kept."""
+
+    def __init__(self, connections: Connections, engine: Engine) -> None:
+        self._connections = connections
+        self._engine = engine
+        self._origins: dict[str, int] = {}
+
+    def of(self, url: str) -> tuple[int, bytes, str | None]:
+        """Origin number, request target and Authorization value of a URL."""
+        place = HTTPLocation(url.partition("#")[0])
+        origin = self._origins.get(place.origin)
+        if origin is None:
+            origin = self._connections.origin(self._engine, place.scheme, place.host, place.port)
+            self._origins[place.origin] = origin
+        return origin, place.target(""), place.authorization
+
+
+def _add(
+    batch: Batch,
+    policy: Policy,
+    targets: _Targets,
+    url: str,
+    byte_range: tuple[int | None, int | None],
+) -> None:
+    origin, target, authorization = targets.of(url)
+    fields = f"Authorization: {authorization}\r\n".encode("ascii") if authorization else b""
+    batch.add(policy, origin, _GET, target, *span(byte_range), fields=fields)
+
+
+def _results(
+    batch: Batch, urls: Sequence[str], ranges: Sequence[Any], on_error: OnError
+) -> list[Any]:
+    results: list[Any] = batch.bodies()
+    failed = set(batch.failures())
+    first = first_failure(batch)
+    for index, body in enumerate(results):
+        if body is not None:
+            continue
+        if index in failed:
+            error = read_error(batch, index, urls[index], None, ranges[index])
+        else:
+            error = error_for(
+                Status.MISSING,
+                url=urls[index],
+                byte_range=ranges[index],
+                status=batch.outcome(index)["status"],
+                attempts=batch.outcome(index)["attempts"],
+            )
+        if on_error == "raise" and (first is None or index == first):
+            raise error
+        results[index] = error
+    return results

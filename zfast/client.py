@@ -1,0 +1,455 @@
+"""Client: a location, its settings and the process's engine; bytes of keys, sync and async alike.
+
+The sync and the async face of an operation differ only in how they wait for its batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from zfast import connections, loops, runtime
+from zfast._core.batch import Batch
+from zfast._core.buffers import Body
+from zfast._core.engine import Engine
+from zfast._core.types import Status
+from zfast.config import setting
+from zfast.errors import raise_for
+from zfast.locations.http import HTTPLocation
+from zfast.operations import NewBatch, ObjectInfo, OnError, Operations, Steps
+from zfast.policy import policy_for
+
+if TYPE_CHECKING:
+    from zfast.connections import PoolManager, Retries, Timeouts
+    from zfast.loops import Hub
+
+__all__ = ["Client", "ObjectInfo"]
+
+T = TypeVar("T")
+# Client.list shadows the builtin inside its class.
+_Names = list[str]
+_Bodies = list[Body | None]
+_Results = list[Any]
+
+
+class Client:
+    """Reads and writes the objects below a URL, through the process's native engine.
+
+    Parameters
+    ----------
+    url : str
+        ``http(s)://[user:pass@]host[:port]/base/path[?query]``; the query goes with every request.
+    headers : mapping of str to str, optional
+        Fields of every request; credentials among them do not follow a redirect elsewhere.
+    retries : urllib3.Retry or int, optional
+        Which failures are tried again, how often and after which wait.
+    timeout : urllib3.Timeout or float, optional
+        Seconds to connect, and seconds without progress.
+    deadline : float, optional
+        Seconds for each call as a whole, retries included.
+    pool_manager : urllib3.PoolManager, optional
+        Your own, with its proxies, certificates and pool sizes.
+    ca_certs : str, optional
+        Path of a bundle of CA certificates to trust instead of the system's.
+    max_concurrency : int, optional
+        Requests of this client in flight at once; more than the process's limit raises that.
+    missing_status : iterable of int, optional
+        HTTP statuses that mean "there is no such key"; nothing else ever does.
+
+    Raises
+    ------
+    ConfigurationError
+        If an argument or setting is not one that zfast can use.
+
+    Notes
+    -----
+    A missing key is None where a method returns bytes. A ``byte_range`` is None, one of zarr's
+    ``RangeByteRequest(start, end)`` (exclusive end), ``OffsetByteRequest`` and
+    ``SuffixByteRequest``, or a tuple ``(start, end)`` with None on either side and a negative start
+    for a suffix.
+    """
+
+    def __init__(
+        self,
+        url: str | HTTPLocation,
+        *,
+        headers: Mapping[str, str] | None = None,
+        retries: Retries = None,
+        timeout: Timeouts = None,
+        deadline: float | None = None,
+        pool_manager: PoolManager | None = None,
+        ca_certs: str | None = None,
+        max_concurrency: int | None = None,
+        missing_status: Iterable[int] | None = None,
+    ) -> None:
+        self._options: dict[str, Any] = {
+            "headers": dict(headers) if headers else None,
+            "retries": retries,
+            "timeout": timeout,
+            "deadline": deadline,
+            "pool_manager": pool_manager,
+            "ca_certs": ca_certs,
+            "max_concurrency": max_concurrency,
+            "missing_status": tuple(missing_status) if missing_status is not None else None,
+        }
+        self._location = url if isinstance(url, HTTPLocation) else HTTPLocation(url)
+        given = dict(headers or {})
+        if self._location.authorization and "authorization" not in map(str.lower, given):
+            given["Authorization"] = self._location.authorization
+        connect_timeout, read_timeout = connections.timeouts(timeout)
+        self._deadline: float = setting("deadline", deadline) or 0.0
+        self._max_concurrency: int = setting("max_concurrency", max_concurrency)
+        self._policy = policy_for(
+            given,
+            retries,
+            read_timeout,
+            self._max_concurrency,
+            setting("missing_status", self._options["missing_status"]),
+        )
+        self._connections = connections.shared(pool_manager, ca_certs, connect_timeout)
+        self._operations = Operations(self._location, self._connections, self._policy)
+        self._closed = False
+
+    # ------------------------------------------------------------------------------- what it is
+
+    @property
+    def url(self) -> str:
+        """The base URL without credentials and query string."""
+        return self._location.url
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Refuse further calls, and give idle connections of one's own pool_manager back to it.
+
+        Calls under way end as if nothing had happened. Closing twice does no harm.
+        """
+        self._closed = True
+        if self._options["pool_manager"] is not None:
+            self._connections.release_idle()
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of this client; see `zfast.stats` for what they mean."""
+        return self._policy.counters()
+
+    def _identity(self) -> tuple[Any, ...]:
+        options = {
+            name: repr(value) if name == "timeout" else value
+            for name, value in self._options.items()
+        }
+        retries = options.pop("retries")
+        if retries is not None and not isinstance(retries, int):
+            options["retries"] = tuple(sorted((n, repr(v)) for n, v in vars(retries).items()))
+        else:
+            options["retries"] = retries
+        return self._location, options
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Client):
+            return NotImplemented
+        return type(self) is type(other) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._location))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._options["pool_manager"] is not None:
+            raise TypeError(
+                "a client with a pool_manager of its own cannot be pickled, since a urllib3 "
+                "PoolManager cannot; pass ca_certs, timeout and retries instead"
+            )
+        return _rebuild, (type(self), self._location, self._options)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---------------------------------------------------------------------------------- reading
+
+    def get(self, key: str, byte_range: Any = None) -> Body | None:
+        """Read a key, or a byte range of it.
+
+        Parameters
+        ----------
+        key : str
+            Below the base URL; not percent-encoded.
+        byte_range : optional
+            See the notes of `Client`.
+
+        Returns
+        -------
+        Body or None
+            None if the key is missing.
+
+        Raises
+        ------
+        ZfastError
+            If the bytes cannot be had.
+        """
+        return self._run(functools.partial(self._operations.get_many, [(key, byte_range)], "raise"))[0]
+
+    async def get_async(self, key: str, byte_range: Any = None) -> Body | None:
+        """Read a key; the async twin of `get`."""
+        steps = functools.partial(self._operations.get_many, [(key, byte_range)], "raise")
+        return (await self._run_async(steps))[0]
+
+    def get_ranges(self, key: str, ranges: Iterable[Any]) -> _Bodies:
+        """Read several byte ranges of one key at once.
+
+        Parameters
+        ----------
+        key : str
+            Below the base URL.
+        ranges : iterable
+            Byte ranges; see the notes of `Client`.
+
+        Returns
+        -------
+        list of Body or None
+            In the order of `ranges`; None throughout if the key is missing.
+
+        Raises
+        ------
+        ZfastError
+            The first failure; the other reads are cancelled.
+        """
+        items = [(key, byte_range) for byte_range in ranges]
+        return self._run(functools.partial(self._operations.get_many, items, "raise"))
+
+    async def get_ranges_async(self, key: str, ranges: Iterable[Any]) -> _Bodies:
+        """Read several byte ranges of one key at once; the async twin of `get_ranges`."""
+        items = [(key, byte_range) for byte_range in ranges]
+        return await self._run_async(functools.partial(self._operations.get_many, items, "raise"))
+
+    def get_many(self, items: Iterable[tuple[str, Any]], on_error: OnError = "raise") -> _Results:
+        """Read many keys, or ranges of them, as one batch.
+
+        Parameters
+        ----------
+        items : iterable of (str, byte_range)
+            See the notes of `Client`.
+        on_error : "raise" or "return"
+            Whether a failure ends the call, or takes the place of its bytes in the result.
+
+        Returns
+        -------
+        list of Body, None or ZfastError
+            In the order of `items`; None for a missing key.
+
+        Raises
+        ------
+        ZfastError
+            With "raise": the first failure; the other reads are cancelled.
+        """
+        return self._run(functools.partial(self._operations.get_many, list(items), on_error))
+
+    async def get_many_async(
+        self, items: Iterable[tuple[str, Any]], on_error: OnError = "raise"
+    ) -> _Results:
+        """Read many keys as one batch; the async twin of `get_many`."""
+        return await self._run_async(functools.partial(self._operations.get_many, list(items), on_error))
+
+    def read_into(self, key: str, byte_range: Any, buffer: Any) -> int:
+        """Read a key, or a byte range of it, into memory of your own.
+
+        Parameters
+        ----------
+        key : str
+            Below the base URL.
+        byte_range : optional
+            See the notes of `Client`.
+        buffer : buffer
+            Writable and C-contiguous, of any dtype; at least as long as what is read.
+
+        Returns
+        -------
+        int
+            Bytes written from the start of the buffer on.
+
+        Raises
+        ------
+        MissingKeyError
+            If the key is missing.
+        ZfastError
+            If the bytes cannot be had, or the buffer is too small. What it holds then is undefined.
+        """
+        return self._run(functools.partial(self._operations.read_into, key, byte_range, buffer))
+
+    async def read_into_async(self, key: str, byte_range: Any, buffer: Any) -> int:
+        """Read into memory of your own; the async twin of `read_into`."""
+        return await self._run_async(functools.partial(self._operations.read_into, key, byte_range, buffer))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """Ask for size and validators of a key.
+
+        Returns
+        -------
+        ObjectInfo or None
+            None if the key is missing.
+
+        Raises
+        ------
+        ZfastError
+            If the server does not tell.
+        """
+        return self._run(functools.partial(self._operations.head, key))
+
+    async def head_async(self, key: str) -> ObjectInfo | None:
+        """Ask for size and validators of a key; the async twin of `head`."""
+        return await self._run_async(functools.partial(self._operations.head, key))
+
+    # ---------------------------------------------------------------------------------- writing
+
+    def put(self, key: str, data: Any, *, if_absent: bool = False) -> bool:
+        """Write a key with PUT.
+
+        Parameters
+        ----------
+        key : str
+            Below the base URL.
+        data : buffer
+            C-contiguous bytes of any dtype.
+        if_absent : bool
+            Write only if the key does not exist (``If-None-Match: *``; the server has to honour it).
+
+        Returns
+        -------
+        bool
+            False if `if_absent` kept it from being written.
+
+        Raises
+        ------
+        NotWritableError
+            If the server takes no PUT.
+        ZfastError
+            If it failed; whether the server has written is then unknown.
+        """
+        return self._run(functools.partial(self._operations.put_many, [(key, data)], if_absent))
+
+    async def put_async(self, key: str, data: Any, *, if_absent: bool = False) -> bool:
+        """Write a key; the async twin of `put`."""
+        return await self._run_async(functools.partial(self._operations.put_many, [(key, data)], if_absent))
+
+    def delete(self, key: str) -> None:
+        """Delete a key; silent if it is missing.
+
+        Raises
+        ------
+        NotWritableError
+            If the server takes no DELETE.
+        ZfastError
+            If it failed.
+        """
+        self._run(functools.partial(self._operations.delete_many, [key]))
+
+    async def delete_async(self, key: str) -> None:
+        """Delete a key; the async twin of `delete`."""
+        await self._run_async(functools.partial(self._operations.delete_many, [key]))
+
+    # ---------------------------------------------------------------------------------- listing
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Iterate over all keys that begin with `prefix`, which need not end at a slash.
+
+        Raises
+        ------
+        ListingError
+            If the server offers no directory index pages.
+        """
+        return self._iterate(functools.partial(self._operations.list, prefix))
+
+    def list_async(self, prefix: str = "") -> AsyncIterator[str]:
+        """Iterate over all keys that begin with `prefix`; the async twin of `list`."""
+        return self._iterate_async(functools.partial(self._operations.list, prefix))
+
+    def list_dir(self, prefix: str = "") -> Iterator[str]:
+        """Iterate over the bare names of what is directly below a prefix, each once.
+
+        Raises
+        ------
+        ListingError
+            If the server offers no directory index pages.
+        """
+        return self._iterate(functools.partial(self._operations.list_dir, prefix))
+
+    def list_dir_async(self, prefix: str = "") -> AsyncIterator[str]:
+        """Iterate over what is directly below a prefix; the async twin of `list_dir`."""
+        return self._iterate_async(functools.partial(self._operations.list_dir, prefix))
+
+    # ------------------------------------------------------------------------ running operations
+
+    def _engine(self) -> Engine:
+        if self._closed:
+            raise_for(Status.CLOSED, url=self.url)
+        engine = runtime.current()
+        limit = self._max_concurrency
+        if limit > engine.max_in_flight:
+            engine.raise_limits(limit, runtime.connection_limit(limit))
+        return engine
+
+    def _begin(self, operation: Callable[[NewBatch], Steps[T]]) -> _Course[T]:
+        return _Course(operation(functools.partial(Batch, self._engine(), self._deadline)))
+
+    def _begin_async(self, operation: Callable[[NewBatch], Steps[T]]) -> tuple[Hub, _Course[T]]:
+        hub = loops.hub(self._engine())
+        new_batch = functools.partial(Batch, hub.engine, self._deadline, hub.waker)
+        return hub, _Course(operation(new_batch))
+
+    def _run(self, operation: Callable[[NewBatch], Steps[T]]) -> T:
+        course = self._begin(operation)
+        while (batch := course.advance()) is not None:
+            batch.submit()
+            batch.wait()
+        return course.result
+
+    async def _run_async(self, operation: Callable[[NewBatch], Steps[T]]) -> T:
+        hub, course = self._begin_async(operation)
+        while (batch := course.advance()) is not None:
+            await loops.wait(hub, batch)
+        return course.result
+
+    def _iterate(self, operation: Callable[[NewBatch], Steps[_Names]]) -> Iterator[str]:
+        yield from self._run(operation)
+
+    async def _iterate_async(
+        self, operation: Callable[[NewBatch], Steps[_Names]]
+    ) -> AsyncIterator[str]:
+        hub, course = self._begin_async(operation)
+        # Between its batches a listing parses pages that may be long: not on the loop's time.
+        while (batch := await asyncio.to_thread(course.advance)) is not None:
+            await loops.wait(hub, batch)
+        for name in course.result:
+            yield name
+
+
+class _Course(Generic[T]):
+    """An operation under way: its batches one after another, then its result."""
+
+    result: T
+
+    def __init__(self, steps: Steps[T]) -> None:
+        self._steps = steps
+
+    def advance(self) -> Batch | None:
+        """The next batch to run, None when there is a result."""
+        try:
+            return next(self._steps)
+        except StopIteration as stop:
+            self.result = stop.value
+            return None
+
+
+def _rebuild(
+    cls: type[Client], location: HTTPLocation, options: dict[str, Any]
+) -> Client:
+    return cls(location, **options)

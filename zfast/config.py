@@ -1,0 +1,398 @@
+"""Settings: argument > ``with config.set(...)`` > ``ZFAST_*`` environment > default.
+
+Every setting is declared once, in `SETTINGS`; nothing reads a value but through `setting`, so
+that a value that makes no sense is named before it does harm.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol
+
+import donfig
+
+from zfast.errors import ConfigurationError
+
+__all__ = ["SETTINGS", "Config", "Setting", "config", "setting", "source"]
+
+# Eleven days; in milliseconds it still fits the int that poll() takes.
+_LONGEST = 1_000_000.0
+# Statuses with a meaning of their own for a read: retried, changed object, range past the end.
+_NEVER_MISSING = frozenset({408, 412, 416, 429})
+
+
+class Check(Protocol):
+    """What a setting may be: returns the value in its final type, or raises ValueError."""
+
+    @property
+    def allowed(self) -> str: ...
+
+    def __call__(self, value: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class _Integer:
+    low: int
+    high: int
+
+    @property
+    def allowed(self) -> str:
+        return f"an integer from {self.low} to {self.high}"
+
+    def __call__(self, value: Any) -> int:
+        if isinstance(value, bool):
+            raise ValueError
+        try:
+            number = operator.index(value)
+        except TypeError:
+            raise ValueError from None
+        if not self.low <= number <= self.high:
+            raise ValueError
+        return number
+
+
+@dataclass(frozen=True)
+class _Number:
+    low: float
+    high: float = _LONGEST
+    optional: bool = False
+
+    @property
+    def allowed(self) -> str:
+        none = ", or None for no limit" if self.optional else ""
+        return f"a number from {self.low:g} to {self.high:.0f}{none}"
+
+    def __call__(self, value: Any) -> float | None:
+        if self.optional and (
+            value is None or (isinstance(value, str) and value.lower() in {"", "none", "null"})
+        ):
+            return None
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise ValueError
+        number = float(value)
+        if not math.isfinite(number) or not self.low <= number <= self.high:
+            raise ValueError
+        return number
+
+
+@dataclass(frozen=True)
+class _Flag:
+    @property
+    def allowed(self) -> str:
+        return "True or False (in the environment also 1 or 0, yes or no, on or off)"
+
+    def __call__(self, value: Any) -> bool:
+        if isinstance(value, str):
+            value = value.strip().lower()
+        if value in (True, "true", "yes", "on"):
+            return True
+        if value in (False, "false", "no", "off"):
+            return False
+        raise ValueError
+
+
+@dataclass(frozen=True)
+class _Statuses:
+    @property
+    def allowed(self) -> str:
+        never = ", ".join(map(str, sorted(_NEVER_MISSING)))
+        return f"HTTP statuses from 400 to 499, such as (404, 410), but none of {never}"
+
+    def __call__(self, value: Any) -> tuple[int, ...]:
+        if isinstance(value, str) or not isinstance(value, Iterable):
+            value = (value,)
+        check = _Integer(400, 499)
+        statuses = tuple(sorted({check(status) for status in value}))
+        if _NEVER_MISSING.intersection(statuses):
+            raise ValueError
+        return statuses
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting, as the table of settings declares it."""
+
+    name: str
+    default: Any
+    unit: str
+    meaning: str
+    check: Check
+
+    @property
+    def environment(self) -> str:
+        """The name of its environment variable."""
+        return f"ZFAST_{self.name.upper()}"
+
+    @property
+    def allowed(self) -> str:
+        """What it may be, in words."""
+        return self.check.allowed
+
+
+_LIMIT = _Number(1e-3, optional=True)
+
+SETTINGS: dict[str, Setting] = {
+    entry.name: entry
+    for entry in (
+        Setting(
+            "max_concurrency",
+            64,
+            "requests",
+            "requests in flight at once, over all callers and stores of the process",
+            _Integer(1, 65536),
+        ),
+        Setting(
+            "io_threads",
+            2,
+            "threads",
+            "threads that send and receive; each polls many connections",
+            _Integer(1, 256),
+        ),
+        Setting(
+            "dial_threads",
+            8,
+            "threads",
+            "threads that open connections",
+            _Integer(1, 256),
+        ),
+        Setting(
+            "max_attempts",
+            5,
+            "attempts",
+            "how often one request is tried; 1 means no retry",
+            _Integer(1, 1000),
+        ),
+        Setting(
+            "connect_timeout",
+            10.0,
+            "s",
+            "longest wait for a connection to open, its TLS handshake included",
+            _LIMIT,
+        ),
+        Setting(
+            "read_timeout",
+            60.0,
+            "s",
+            "longest wait for the next byte of a response",
+            _LIMIT,
+        ),
+        Setting(
+            "deadline",
+            None,
+            "s",
+            "longest time for a whole batch, retries included",
+            _LIMIT,
+        ),
+        Setting(
+            "backoff_factor",
+            0.1,
+            "s",
+            "wait before the second retry; it doubles with each one after it",
+            _Number(0.0),
+        ),
+        Setting(
+            "backoff_max",
+            20.0,
+            "s",
+            "longest wait between two attempts",
+            _Number(0.0),
+        ),
+        Setting(
+            "backoff_jitter",
+            0.1,
+            "s",
+            "most that is added at random to a wait between two attempts",
+            _Number(0.0),
+        ),
+        Setting(
+            "max_redirects",
+            10,
+            "hops",
+            "redirects followed for one request",
+            _Integer(0, 100),
+        ),
+        Setting(
+            "idle_timeout",
+            5.0,
+            "s",
+            "how long an open connection waits for the next request "
+            "before it goes back to its urllib3 pool",
+            _Number(0.0),
+        ),
+        Setting(
+            "max_head_size",
+            65536,
+            "bytes",
+            "largest response head that is accepted",
+            _Integer(1024, 16 * 1024 * 1024),
+        ),
+        Setting(
+            "missing_status",
+            (404, 410),
+            "HTTP statuses",
+            "statuses that mean that there is no such key; nothing else ever does",
+            _Statuses(),
+        ),
+        Setting(
+            "pipeline",
+            True,
+            "",
+            "whether the first FastStore selects the fast codec pipeline for the process",
+            _Flag(),
+        ),
+    )
+}
+
+# Variables with our prefix that are not settings: the build's switch, and donfig's own.
+_NOT_SETTINGS = frozenset({"build", "config", "root_config", "_internal_inherit_config"})
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+class Config(donfig.Config):
+    """donfig's configuration, which refuses unknown names and nonsense values where they are set.
+
+    What files and the environment say is checked when a setting is first read, not at import.
+    """
+
+    def collect(
+        self, paths: list[str] | None = None, env: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Collect the settings of files and environment, as one flat dictionary."""
+        # Settings are not nested: a nested one is kept under its dotted name, as unknown, since
+        # donfig would fail to merge it into a number.
+        flat = _flatten(super().collect(paths, env))
+        return {name: value for name, value in flat.items() if name not in _NOT_SETTINGS}
+
+    def set(self, arg: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+        """Set values, for good or in a ``with`` block, for the whole process.
+
+        Raises
+        ------
+        ConfigurationError
+            If a name is not a setting's, or a value not allowed; nothing is set then.
+        """
+        # Kept in their final type; in the same order as donfig applies them.
+        given = {**(arg or {}), **{name.replace("__", "."): kwargs[name] for name in kwargs}}
+        checked = {}
+        for name, value in given.items():
+            name = str(name).replace("-", "_")
+            checked[name] = _checked(_declared(name), value, "config.set")
+        return super().set(checked)
+
+    def reset(self) -> None:
+        """Forget what was set; read defaults, files and environment again."""
+        self.refresh()
+
+
+config = Config("zfast", defaults=[{name: declared.default for name, declared in SETTINGS.items()}])
+
+
+def setting(name: str, argument: Any = None) -> Any:
+    """Resolve a setting: argument, else configuration, environment, default.
+
+    Parameters
+    ----------
+    name : str
+        A name in `SETTINGS`.
+    argument : optional
+        What the caller was given; None if nothing.
+
+    Returns
+    -------
+    object
+        The value in the setting's own type.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such setting, a value is not allowed, or the environment or a
+        configuration file names a setting that does not exist.
+    """
+    declared = _declared(name)
+    if argument is not None:
+        return _checked(declared, argument, "argument")
+    for other in config.config:
+        if other not in SETTINGS:
+            _refuse_unknown(other)
+    return _checked(declared, config.config[name], source(name))
+
+
+def source(name: str) -> str:
+    """Say where the configured value of a setting comes from.
+
+    Parameters
+    ----------
+    name : str
+        A name in `SETTINGS`.
+
+    Returns
+    -------
+    str
+        ``"default"``, the name of the environment variable, or ``"config"`` for
+        ``config.set`` and configuration files.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such setting.
+    """
+    declared = _declared(name)
+    value = config.config[name]
+    # donfig keeps values, not where they came from: ask it again what the environment alone
+    # says, which needs its own reading of the variable.
+    text = config.env.get(declared.environment)
+    if text is not None:
+        only = donfig.config_obj.collect_env("ZFAST_", {declared.environment: text})
+        if _same(declared, only.get(name), value):
+            return declared.environment
+    return "default" if _same(declared, declared.default, value) else "config"
+
+
+def _same(declared: Setting, one: Any, other: Any) -> bool:
+    try:
+        return bool(declared.check(one) == declared.check(other))
+    except ValueError:
+        return bool(one == other)
+
+
+def _declared(name: str) -> Setting:
+    declared = SETTINGS.get(name)
+    if declared is None:
+        _refuse_unknown(name)
+    return declared
+
+
+def _refuse_unknown(name: str) -> NoReturn:
+    shown = repr(name)
+    near = difflib.get_close_matches(name, SETTINGS, n=1)
+    variable = f"ZFAST_{name.upper().replace('.', '__')}"
+    if variable in config.env:
+        shown = f"the environment variable {variable}"
+        near = [SETTINGS[other].environment for other in near]
+    hint = f"; did you mean {near[0]}?" if near else ""
+    known = ", ".join(SETTINGS)
+    raise ConfigurationError(f"{shown} is not a setting of zfast{hint} (settings: {known})")
+
+
+def _checked(declared: Setting, value: Any, origin: str) -> Any:
+    try:
+        return declared.check(value)
+    except (ValueError, OverflowError):
+        pass
+    raise ConfigurationError(
+        f"{declared.name} is {value!r} (from {origin}), but has to be {declared.allowed}"
+    )

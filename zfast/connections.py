@@ -1,0 +1,456 @@
+"""The only file that knows urllib3: pools, dialling, leases, and its Retry and Timeout as numbers.
+
+urllib3 owns every connection. Here one is opened through its pool, as the user configured it, and
+leased to the engine; it comes back in a state that urllib3 can use, or closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import socket
+import ssl
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urljoin
+
+import urllib3
+from urllib3.exceptions import (
+    ClosedPoolError,
+    ConnectTimeoutError,
+    EmptyPoolError,
+    HTTPError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
+from urllib3.util.proxy import connection_requires_http_tunnel
+
+from zfast import runtime
+from zfast._core.engine import Engine
+from zfast._core.http1 import check_target
+from zfast._core.types import Method, Status
+from zfast.config import setting
+from zfast.errors import ConfigurationError
+from zfast.locations.http import HTTPLocation
+from zfast.relay import Relay
+
+__all__ = [
+    "Connections",
+    "PoolManager",
+    "Retries",
+    "Timeouts",
+    "credential_fields",
+    "retry_numbers",
+    "retry_statuses",
+    "shared",
+    "timeouts",
+]
+
+PoolManager = urllib3.PoolManager
+urllib3_version = urllib3.__version__
+Retries = urllib3.Retry | int | None
+Timeouts = urllib3.Timeout | float | None
+
+_log = logging.getLogger("zfast")
+
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_POOLS = 1024
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+
+
+# --------------------------------------------------------------------------------- urllib3's values
+
+
+def _retry(retries: Any) -> urllib3.Retry:
+    if isinstance(retries, urllib3.Retry):
+        return retries
+    if retries is None:
+        total = setting("max_attempts") - 1
+    elif isinstance(retries, int):
+        total = max(int(retries), 0)
+    else:
+        raise ConfigurationError(
+            f"retries={retries!r}: pass a urllib3.Retry, a number of retries, or None"
+        )
+    return urllib3.Retry(
+        total,
+        status_forcelist=_RETRIED,
+        backoff_factor=setting("backoff_factor"),
+        backoff_max=setting("backoff_max"),
+        backoff_jitter=setting("backoff_jitter"),
+    )
+
+
+def _count(value: Any) -> int:
+    if value is None:
+        return -1
+    return 0 if value is False else int(value)
+
+
+def retry_numbers(retries: Retries) -> dict[str, Any]:
+    """What the engine needs of a `urllib3.Retry`, as numbers; None of urllib3 becomes -1.
+
+    Parameters
+    ----------
+    retries : urllib3.Retry, int or None
+        None takes the settings' attempts and backoff.
+    """
+    retry = _retry(retries)
+    methods = 0
+    for method in Method:
+        if retry.allowed_methods is None or method.name in retry.allowed_methods:
+            methods |= 1 << method
+    redirects = retry.redirect
+    return {
+        "total": _count(retry.total),
+        "connect": _count(retry.connect),
+        "read": _count(retry.read),
+        "status": _count(retry.status),
+        "other": _count(retry.other),
+        "redirects": setting("max_redirects") if redirects is None else _count(redirects),
+        "backoff_factor": float(retry.backoff_factor),
+        "backoff_max": float(retry.backoff_max),
+        "backoff_jitter": float(retry.backoff_jitter),
+        "retry_after_max": float(getattr(retry, "retry_after_max", 21600)),
+        "respect_retry_after": bool(retry.respect_retry_after_header),
+        "methods": methods,
+    }
+
+
+def retry_statuses(retries: Retries) -> frozenset[int]:
+    """The HTTP statuses worth another attempt: `status_forcelist`, or the default where empty."""
+    return frozenset(_retry(retries).status_forcelist or _RETRIED)
+
+
+def credential_fields(retries: Retries) -> frozenset[str]:
+    """Names, in lower case, of the fields that must not follow a redirect to another origin."""
+    return frozenset(name.lower() for name in _retry(retries).remove_headers_on_redirect)
+
+
+def timeouts(timeout: Timeouts) -> tuple[float | None, float | None]:
+    """Seconds to open a connection and seconds without progress, None for no limit.
+
+    Parameters
+    ----------
+    timeout : urllib3.Timeout, float or None
+        A number stands for both; None takes the settings'.
+    """
+    if timeout is None:
+        return setting("connect_timeout"), setting("read_timeout")
+    if not isinstance(timeout, urllib3.Timeout):
+        return (
+            setting("connect_timeout", timeout),
+            setting("read_timeout", timeout),
+        )
+    limits = []
+    for limit in (timeout.connect_timeout, timeout.clone().read_timeout):
+        limits.append(limit if isinstance(limit, (int, float)) else socket.getdefaulttimeout())
+    return limits[0], limits[1]
+
+
+# ---------------------------------------------------------------------------------- pools, origins
+
+
+_origin_ids = itertools.count(1)
+_lease_ids = itertools.count(1)
+
+
+@dataclass(eq=False)
+class _Origin:
+    """A connection pool's host, as the engine knows it by number."""
+
+    connections: Connections
+    scheme: str
+    host: str
+    port: int
+    engine: Engine
+    id: int = field(default_factory=lambda: next(_origin_ids))
+
+    def pool(self) -> Any:
+        # Asked for anew each time: the manager forgets the pools that it uses least.
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.connections.manager.connection_from_host(host, self.port, self.scheme)
+
+
+@dataclass(eq=False)
+class _Lease:
+    """A connection that the engine has; `far` is its end of the relay, where there is one."""
+
+    pool: Any
+    connection: Any
+    far: socket.socket | None = None
+
+
+_origins: weakref.WeakValueDictionary[int, _Origin] = weakref.WeakValueDictionary()
+_leases: dict[int, _Lease] = {}
+_relay: Relay | None = None
+_relayed = 0
+
+
+def relayed() -> int:
+    """How many connections took the way through Python so far."""
+    return _relayed
+
+
+
+class Connections:
+    """The connections of a `urllib3.PoolManager`, lent to the engine.
+
+    Parameters
+    ----------
+    manager : urllib3.PoolManager
+        Whose pools are dialled; a `ProxyManager` works alike.
+    connect_timeout : float or None
+        Seconds to open a connection.
+    """
+
+    def __init__(self, manager: urllib3.PoolManager, connect_timeout: float | None) -> None:
+        self.manager = manager
+        self.connect_timeout = connect_timeout
+        self._origins: dict[tuple[str, str, int], _Origin] = {}
+        _all.add(self)
+
+    def origin(self, engine: Engine, scheme: str, host: str, port: int) -> int:
+        """The engine's number of an origin, which it is told of when it is new."""
+        key = (scheme, host, port)
+        origin = self._origins.get(key)
+        if origin is not None and origin.engine is engine:
+            return origin.id
+        with runtime.fork_guard:
+            origin = self._origins.get(key)
+            if origin is None or origin.engine is not engine:
+                origin = _Origin(self, scheme, host, port, engine)
+                self._introduce(engine, origin)
+                _origins[origin.id] = origin
+                self._origins[key] = origin
+        return origin.id
+
+    def _introduce(self, engine: Engine, origin: _Origin) -> None:
+        shown = f"[{origin.host}]" if ":" in origin.host else origin.host
+        if origin.port != {"http": 80, "https": 443}[origin.scheme]:
+            shown = f"{shown}:{origin.port}"
+        authority = f"{origin.scheme}://{shown}".encode("ascii")
+        fields = f"Host: {shown}\r\n".encode("ascii")
+        prefix = b""
+        pool = origin.pool()
+        if pool.proxy is not None and not _tunnels(pool, origin.scheme):
+            # A forwarding proxy wants the whole URL (RFC 9112, section 3.2.2), and to know who asks.
+            prefix = authority
+            for name, value in (pool.proxy_headers or {}).items():
+                fields += f"{name}: {value}\r\n".encode("latin-1")
+        limit = pool.pool.maxsize if pool.block and pool.pool is not None else 0
+        engine.add_origin(origin.id, authority, fields, prefix, limit)
+
+    def release_idle(self) -> None:
+        """Have idle connections go back to their pools now instead of a little later."""
+        engine = runtime.running()
+        if engine is not None and not engine.stopped:
+            engine.release_idle([o.id for o in self._origins.values() if o.engine is engine])
+
+    def forget(self) -> None:
+        """In a forked child: close the parent's connections here, keep the configuration."""
+        self._origins.clear()
+        self.manager.clear()
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+_shared: dict[tuple[Any, ...], Connections] = {}
+
+
+def shared(
+    manager: urllib3.PoolManager | None, ca_certs: str | None, connect_timeout: float | None
+) -> Connections:
+    """The `Connections` of a manager, or those that all clients with these settings share.
+
+    Parameters
+    ----------
+    manager : urllib3.PoolManager, optional
+        The user's own.
+    ca_certs : str, optional
+        Path of a bundle of CA certificates; the system's trust store by default.
+    connect_timeout : float or None
+        Seconds to open a connection.
+    """
+    if manager is not None:
+        if ca_certs is not None:
+            raise ConfigurationError("pass ca_certs to your own pool_manager, not beside it")
+        return Connections(manager, connect_timeout)
+    key = (ca_certs, connect_timeout)
+    with runtime.fork_guard:
+        if key not in _shared:
+            options: dict[str, Any] = {"ca_certs": ca_certs} if ca_certs is not None else {}
+            _shared[key] = Connections(
+                urllib3.PoolManager(_POOLS, maxsize=setting("max_concurrency"), **options),
+                connect_timeout,
+            )
+        return _shared[key]
+
+
+# ----------------------------------------------------------------------------------------- dialling
+
+
+def _tunnels(pool: Any, scheme: str) -> bool:
+    return connection_requires_http_tunnel(pool.proxy, pool.proxy_config, scheme)
+
+
+def _open(pool: Any, connection: Any, scheme: str, connect_timeout: float | None) -> None:
+    # As HTTPConnectionPool.urlopen does before it sends a request.
+    connection.timeout = connect_timeout
+    if connection.is_closed and pool.proxy is not None and _tunnels(pool, scheme):
+        pool._prepare_proxy(connection)
+    pool._validate_conn(connection)
+    if connection.is_closed:
+        connection.connect()
+
+
+def _dial(engine: Engine, origin_id: int) -> None:
+    origin = _origins.get(origin_id)
+    if origin is None:
+        engine.dial_failed(origin_id, Status.CONNECT_FAILED, 0, False, b"the client is closed")
+        return
+    pool = connection = None
+    try:
+        with runtime.fork_guard:
+            pool = origin.pool()
+            # Never waits: a full blocking pool is asked again when the engine has less than it may.
+            connection = pool._get_conn(timeout=0)
+        used = not connection.is_closed
+        _open(pool, connection, origin.scheme, origin.connections.connect_timeout)
+        _lend(engine, origin_id, pool, connection, used)
+    except BaseException as error:
+        if connection is not None:
+            connection.close()
+            _put_back(pool, connection)
+        code, number, detail = _explain(error)
+        no_descriptor = number in _NO_DESCRIPTOR
+        with contextlib.suppress(RuntimeError):
+            engine.dial_failed(origin_id, code, number, no_descriptor, detail.encode())
+        if not isinstance(error, (OSError, HTTPError, RuntimeError)):
+            raise
+
+
+def _lend(engine: Engine, origin_id: int, pool: Any, connection: Any, used: bool) -> None:
+    global _relay, _relayed
+    lease_id = next(_lease_ids)
+    lease = _Lease(pool, connection)
+    sock = connection.sock
+    sock.settimeout(0)
+    with runtime.fork_guard:
+        _leases[lease_id] = lease
+    if not isinstance(sock, socket.socket) or isinstance(sock, ssl.SSLSocket):
+        # A stream cut without close_notify must not look like one that ended.
+        sock.suppress_ragged_eofs = False
+        with runtime.fork_guard:
+            _relay = _relay or Relay()
+            _relayed += 1
+        lease.far = _relay.attach(lease_id, sock, lambda: engine.believe_end(lease_id))
+        sock = lease.far
+    try:
+        engine.adopt(lease_id, origin_id, sock.fileno(), used, lease.far is None)
+    except BaseException:
+        _take_back(lease_id)
+        raise
+
+
+def _explain(error: BaseException) -> tuple[Status, int, str]:
+    chain = list(_causes(error))
+    number = next((e.errno for e in chain if isinstance(e, OSError) and e.errno), 0)
+    detail = str(error) or type(error).__name__
+    if any(isinstance(e, ssl.SSLCertVerificationError) for e in chain):
+        return Status.TLS_FAILED, 0, detail
+    if isinstance(error, (ConnectTimeoutError, TimeoutError)) and not isinstance(
+        error, NewConnectionError
+    ):
+        return Status.CONNECT_TIMEOUT, number, detail
+    if isinstance(error, EmptyPoolError):
+        return Status.CONNECT_FAILED, 0, "every connection of the pool is in use elsewhere"
+    if isinstance(error, (SSLError, ssl.SSLError, ProxyError)):
+        return Status.CONNECT_FAILED, 0, detail
+    return Status.CONNECT_FAILED, number, detail
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+# ------------------------------------------------------------------------------------ giving back
+
+
+def _put_back(pool: Any, connection: Any) -> None:
+    with runtime.fork_guard:
+        if pool.pool is None or (not pool.block and pool.pool.full()):
+            # The pool keeps fewer than were lent; it would say so in the log for each.
+            connection.close()
+            return
+        with contextlib.suppress(ClosedPoolError):
+            pool._put_conn(connection)
+
+
+def _take_back(lease_id: int) -> _Lease | None:
+    with runtime.fork_guard:
+        lease = _leases.pop(lease_id, None)
+    if lease is not None and lease.far is not None:
+        assert _relay is not None
+        _relay.detach(lease_id)
+        lease.far.close()
+    return lease
+
+
+def _redirect(engine: Engine, batch_id: int, index: int) -> None:
+    found = engine.redirection(batch_id, index)
+    if found is None:
+        return
+    target, location, authority, origin_id = found
+    origin = _origins.get(origin_id)
+    try:
+        if origin is None:
+            raise ConfigurationError("the client is closed")
+        base = f"{authority.decode()}{target.decode()}"
+        url = urljoin(base, location.decode("utf-8", "surrogateescape"))
+        place = HTTPLocation(url.partition("#")[0])
+        new_target = place.target("")
+        check_target(new_target)
+        new_origin = origin.connections.origin(engine, place.scheme, place.host, place.port)
+    except (ValueError, HTTPError) as error:
+        _log.warning("a redirect cannot be followed: %s", error)
+        engine.redirect(batch_id, index, -1, b"", False)
+    else:
+        engine.redirect(batch_id, index, new_origin, new_target, new_origin != origin_id)
+
+
+def _serve(engine: Engine, kind: str, id: int, index: int) -> None:
+    if kind == "dial":
+        _dial(engine, id)
+    elif kind == "redirect":
+        _redirect(engine, id, index)
+    else:
+        lease = _take_back(id)
+        if lease is not None:
+            if kind == "close":
+                lease.connection.close()
+            _put_back(lease.pool, lease.connection)
+
+
+def _forget() -> None:
+    global _relay
+    if _relay is not None:
+        _relay.forget()
+        _relay = None
+    for lease in _leases.values():
+        if lease.far is not None:
+            lease.far.close()
+        lease.connection.close()
+    _leases.clear()
+    for connections in list(_all):
+        connections.forget()
+
+
+runtime.serve_with(_serve)
+runtime.on_fork(_forget)

@@ -1,0 +1,414 @@
+"""The taxonomy of failures, and the one table that maps a status of the core to an error.
+
+Every error says what failed, where, and after how many attempts; it is also the builtin that
+fits, it pickles, and it never shows a credential or a query string.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from http import HTTPStatus
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from zfast._core.types import Status
+
+__all__ = [
+    "AccessError",
+    "ChangedError",
+    "ConfigurationError",
+    "ConnectionFailedError",
+    "DeadlineError",
+    "ListingError",
+    "MissingKeyError",
+    "NoMemoryError",
+    "NotWritableError",
+    "ResponseError",
+    "ZfastError",
+    "error_for",
+    "raise_for",
+    "redact",
+]
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.%A-Za-z]*\]|[^\[\]:@\s\\]*)(?::[0-9]*)?")
+_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
+_QUERY_IN_TEXT = re.compile(r"\?[^\s'\"<>=]+=[^\s'\"<>]*")
+
+
+def redact(url: str) -> str:
+    """Return ``url`` without userinfo, query and fragment, fit to be shown.
+
+    Total: any string has an answer. Where the end of the userinfo cannot be told (a password
+    with a bare ``/`` or ``?`` in it), the whole authority is left out rather than guessed.
+
+    Parameters
+    ----------
+    url : str
+        An absolute URL, or any part of one.
+
+    Returns
+    -------
+    str
+        Printable, without spaces: what is neither is percent-encoded.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not (separator and _SCHEME.fullmatch(scheme)):
+        path = re.split(r"[?#]", url, maxsplit=1)[0]
+        head, slash, tail = path.partition("/")
+        return _printable(head.rpartition("@")[2] + slash + tail)
+    # A "@" after a "?" or "#" and before any "/" may end a password that was not encoded.
+    before_slash = rest.partition("/")[0]
+    authority, *query = re.split(r"[?#]", before_slash, maxsplit=1)
+    host = authority.rpartition("@")[2]
+    if (query and "@" in query[0]) or not _AUTHORITY.fullmatch(host):
+        return f"{scheme}://..."
+    _, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
+    return _printable(f"{scheme}://{host}{slash}{path}")
+
+
+def _printable(text: str) -> str:
+    if text.isprintable() and " " not in text:
+        return text
+    return "".join(
+        c if c.isprintable() and c != " " else quote(c, safe="", errors="replace") for c in text
+    )
+
+
+def _without_secrets(text: str) -> str:
+    text = _URL_IN_TEXT.sub(lambda match: redact(match[0]), text)
+    return _QUERY_IN_TEXT.sub("", text)
+
+
+def _range_text(byte_range: Any) -> str:
+    """Describe a byte range as HTTP does: with an inclusive end (RFC 9110, section 14.1.2)."""
+    if byte_range is None:
+        return ""
+    if hasattr(byte_range, "suffix"):
+        start, end = -byte_range.suffix, None
+    elif hasattr(byte_range, "offset"):
+        start, end = byte_range.offset, None
+    elif hasattr(byte_range, "start") and hasattr(byte_range, "end"):
+        start, end = byte_range.start, byte_range.end
+    elif isinstance(byte_range, tuple) and len(byte_range) == 2:
+        start, end = byte_range
+    else:
+        return f"byte range {byte_range!r}"
+    try:
+        if start is None and end is None:
+            return ""
+        if end is None:
+            return f"bytes {start}-" if start >= 0 else f"bytes {start}"
+        start = start or 0
+        if 0 <= start < end:
+            return f"bytes {start}-{end - 1}"
+    except TypeError:
+        pass
+    return f"byte range {start!r} to {end!r}"
+
+
+def _where(method: str | None, url: str | None, key: str | None, byte_range: Any) -> str:
+    aside = []
+    # Two callers name a place differently: by the location's URL, or by the URL of the object.
+    if key and url and not url.endswith("/" + quote(key, safe="/~!$&'()*+,;=:@", errors="replace")):
+        aside.append(f"key {key!r}")
+    if text := _range_text(byte_range):
+        aside.append(text)
+    place = url or (repr(key) if key is not None else "")
+    words = [word for word in (method, place) if word]
+    if aside:
+        words.append(f"({', '.join(aside)})")
+    return " ".join(words)
+
+
+class ZfastError(Exception):
+    """A failure of zfast; every other error is a subclass, and also the builtin that fits.
+
+    Parameters
+    ----------
+    reason : str
+        What failed. URLs in it are redacted.
+    url : str, optional
+        Where; kept without userinfo and query string.
+    key : str, optional
+        The key that was asked for.
+    byte_range : optional
+        The byte range that was asked for, as the caller gave it.
+    status : int, optional
+        The HTTP status of the last response, if there was one.
+    attempts : int
+        How often it was tried; 0 where nothing was sent.
+    method : str, optional
+        The HTTP method.
+
+    Attributes
+    ----------
+    reason, url, key, byte_range, status, attempts, method
+        As given, with secrets removed.
+    """
+
+    _errno: int | None = None
+
+    reason: str
+    url: str | None
+    key: str | None
+    byte_range: Any
+    status: int | None
+    attempts: int
+    method: str | None
+
+    def __init__(
+        self,
+        reason: str = "",
+        *,
+        url: str | None = None,
+        key: str | None = None,
+        byte_range: Any = None,
+        status: int | None = None,
+        attempts: int = 0,
+        method: str | None = None,
+    ) -> None:
+        self.reason = _without_secrets(reason)
+        self.url = None if url is None else redact(url)
+        self.key = key
+        self.byte_range = byte_range
+        self.status = status
+        self.attempts = attempts
+        self.method = method
+        message = self.reason
+        if where := _where(method, self.url, key, byte_range):
+            message = f"{where}: {message}"
+        if attempts:
+            message += f" after {attempts} attempt{'s' if attempts > 1 else ''}"
+        # One argument only: OSError reads two as errno and strerror, and drops them from args.
+        super().__init__(message)
+        _fill_os_error(self, self._errno, self.reason, self.url)
+
+    def __str__(self) -> str:
+        # OSError would show errno and filename instead of the message.
+        return str(self.args[0]) if self.args else ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {
+            "url": self.url,
+            "key": self.key,
+            "byte_range": self.byte_range,
+            "status": self.status,
+            "attempts": self.attempts,
+            "method": self.method,
+        }
+        return _rebuild, (type(self), self.reason, fields), self.__dict__
+
+
+def _fill_os_error(error: object, number: int | None, reason: str, url: str | None) -> None:
+    if isinstance(error, OSError):
+        error.errno = number
+        error.strerror = reason
+        error.filename = url
+
+
+def _rebuild(cls: type[ZfastError], reason: str, fields: dict[str, Any]) -> ZfastError:
+    # Not cls(...): a subclass may have a constructor of its own.
+    error = cls.__new__(cls)
+    ZfastError.__init__(error, reason, **fields)
+    return error
+
+
+class MissingKeyError(ZfastError, FileNotFoundError):
+    """There is no such key: the server said so with a status that the missing-key policy names."""
+
+    _errno = errno.ENOENT
+
+
+class AccessError(ZfastError, PermissionError):
+    """The server or a proxy refuses access: 401, 403 or 407."""
+
+    _errno = errno.EACCES
+
+
+class NotWritableError(ZfastError, PermissionError):
+    """The server takes no PUT or DELETE: 405 or 501."""
+
+    _errno = errno.EPERM
+
+
+class DeadlineError(ZfastError, TimeoutError):
+    """A timeout or the total deadline passed."""
+
+    _errno = errno.ETIMEDOUT
+
+
+class ConnectionFailedError(ZfastError, ConnectionError):
+    """No connection could be opened, or it failed before the response was complete."""
+
+
+class ResponseError(ZfastError, OSError):
+    """The server answered, but not with the bytes that were asked for."""
+
+
+class ChangedError(ResponseError):
+    """The object changed while it was read."""
+
+
+class ListingError(ZfastError, OSError):
+    """The server offers no listing of this directory."""
+
+
+class ConfigurationError(ZfastError, ValueError):
+    """A setting, an argument or a URL is not one that zfast can use."""
+
+
+class NoMemoryError(ZfastError, MemoryError):
+    """There is no memory for a body."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> NoMemoryError:
+        # MemoryError.__new__ serves itself alone; the layout is that of Exception.
+        return Exception.__new__(cls)
+
+
+# What every status of the core means to a caller. OK is no failure; BAD_STATUS is looked up
+# further in the tables below.
+_BY_STATUS: dict[Status, tuple[type[ZfastError], str]] = {
+    Status.MISSING: (MissingKeyError, "no such key"),
+    Status.CANCELLED: (ZfastError, "the read was cancelled"),
+    Status.DEADLINE: (DeadlineError, "the deadline passed"),
+    Status.CLOSED: (ConnectionFailedError, "the client is closed"),
+    Status.CONNECT_FAILED: (ConnectionFailedError, "no connection could be opened"),
+    Status.CONNECT_TIMEOUT: (DeadlineError, "no connection was opened within connect_timeout"),
+    Status.TLS_FAILED: (ConnectionFailedError, "the TLS session failed"),
+    Status.RESET: (ConnectionFailedError, "the connection was reset"),
+    Status.TRUNCATED: (ConnectionFailedError, "the response was cut short"),
+    Status.READ_TIMEOUT: (DeadlineError, "nothing was received within read_timeout"),
+    Status.PROTOCOL: (ResponseError, "the response is not valid HTTP/1.1"),
+    Status.HEAD_TOO_LARGE: (ResponseError, "the response head is larger than max_head_size"),
+    Status.BAD_STATUS: (ResponseError, ""),
+    Status.RANGE_MISMATCH: (ResponseError, "the response has another range than was asked for"),
+    Status.RANGE_UNSUPPORTED: (ResponseError, "the server does not serve this kind of range"),
+    Status.ENCODED: (ResponseError, "the body is encoded although identity was asked for"),
+    Status.OVERLONG: (ResponseError, "the body is longer than announced"),
+    Status.CHANGED: (ChangedError, "the object changed while it was read"),
+    Status.REDIRECT: (ResponseError, "the redirect cannot be followed"),
+    Status.NO_MEMORY: (NoMemoryError, "no memory for the body"),
+}
+
+# HTTP statuses that mean more than "neither success nor missing". 404 is not among them: under
+# a missing-key policy that does not name it, it must not be taken for a missing key.
+_BY_HTTP_STATUS: dict[int, tuple[type[ZfastError], str]] = {
+    401: (AccessError, "credentials are missing or refused"),
+    403: (AccessError, "add 403 to missing_status if this server means a missing key by it"),
+    407: (AccessError, "the proxy asks for credentials"),
+}
+_BY_HTTP_STATUS_OF_WRITE: dict[int, tuple[type[ZfastError], str]] = {
+    403: (AccessError, "writing is refused"),
+    405: (NotWritableError, "the server does not take this method here"),
+    501: (NotWritableError, "the server does not know this method"),
+}
+_WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
+
+
+def _status_text(status: int | None) -> str:
+    if status is None:
+        return "no status"
+    try:
+        return f"{int(status)} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"status {status}"
+
+
+def error_for(
+    code: Status,
+    *,
+    url: str | None,
+    key: str | None = None,
+    byte_range: Any = None,
+    status: int | None = None,
+    attempts: int = 0,
+    detail: str = "",
+    method: str = "GET",
+) -> ZfastError:
+    """Build the error that a status of the core means.
+
+    Parameters
+    ----------
+    code : Status
+        Anything but ``Status.OK``.
+    url, key, byte_range, status, attempts, method
+        See `ZfastError`; ``status`` decides which error ``Status.BAD_STATUS`` becomes.
+    detail : str
+        What more is known, such as the bytes received; URLs in it are redacted.
+
+    Returns
+    -------
+    ZfastError
+        Of the class that the status table names.
+
+    Raises
+    ------
+    ValueError
+        If ``code`` is no failure.
+    """
+    try:
+        cls, sentence = _BY_STATUS[Status(code)]
+    except KeyError:
+        raise ValueError(f"{Status(code)!r} is not a failure") from None
+    asides = [detail] if detail else []
+    if code == Status.BAD_STATUS:
+        sentence = _status_text(status)
+        table = _BY_HTTP_STATUS
+        if method in _WRITES:
+            table = _BY_HTTP_STATUS | _BY_HTTP_STATUS_OF_WRITE
+        if status in table:
+            cls, hint = table[status]
+            asides.append(hint)
+    elif status is not None and status >= 300:
+        asides.insert(0, _status_text(status))
+    if asides:
+        sentence += f" ({'; '.join(asides)})"
+    return cls(
+        sentence,
+        url=url,
+        key=key,
+        byte_range=byte_range,
+        status=status,
+        attempts=attempts,
+        method=method,
+    )
+
+
+def raise_for(
+    code: Status,
+    *,
+    url: str | None,
+    key: str | None = None,
+    byte_range: Any = None,
+    status: int | None = None,
+    attempts: int = 0,
+    detail: str = "",
+    method: str = "GET",
+    cause: BaseException | None = None,
+) -> NoReturn:
+    """Raise the error that a status of the core means; the only place that does.
+
+    Parameters
+    ----------
+    code, url, key, byte_range, status, attempts, detail, method
+        See `error_for`.
+    cause : BaseException, optional
+        What Python raised on the way, such as a failed TLS handshake.
+
+    Raises
+    ------
+    ZfastError
+        Always; of the class that the status table names.
+    """
+    raise error_for(
+        code,
+        url=url,
+        key=key,
+        byte_range=byte_range,
+        status=status,
+        attempts=attempts,
+        detail=detail,
+        method=method,
+    ) from cause

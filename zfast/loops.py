@@ -1,0 +1,80 @@
+"""Completions for asyncio: one descriptor wakes a loop for all its batches, and nothing blocks it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from zfast._core.batch import Batch, Waker
+from zfast._core.engine import Engine
+
+__all__ = ["Hub", "hub", "wait"]
+
+
+class Hub:
+    """What one event loop knows of its batches under way."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+        self.engine = engine
+        self.waker = Waker(engine)
+        self._handlers: dict[int, Callable[[int], None]] = {}
+        loop.add_reader(self.waker.fileno(), self._on_readable)
+
+    def submit(self, batch: Batch, handler: Callable[[int], None]) -> None:
+        """Submit a batch; `handler` gets read indexes as they complete, -1 for the batch."""
+        self._handlers[batch.id] = handler
+        try:
+            batch.submit()
+        except BaseException:
+            del self._handlers[batch.id]
+            raise
+
+    def _on_readable(self) -> None:
+        for batch_id, index in self.waker.completions():
+            if index >= 0:
+                self._handlers[batch_id](index)
+            else:
+                self._handlers.pop(batch_id)(-1)
+
+
+_hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = weakref.WeakKeyDictionary()
+
+
+def hub(engine: Engine) -> Hub:
+    """The running loop's hub for this engine."""
+    loop = asyncio.get_running_loop()
+    found = _hubs.get(loop)
+    if found is None or found.engine is not engine:
+        if found is not None:
+            # A fork or a restart: what the former engine still owed this loop it owes no more.
+            with contextlib.suppress(OSError, ValueError):
+                loop.remove_reader(found.waker.fileno())
+        found = _hubs[loop] = Hub(loop, engine)
+    return found
+
+
+async def wait(hub: Hub, batch: Batch) -> None:
+    """Submit a batch and wait until it is complete.
+
+    A cancelled wait cancels the batch and ends when the engine has let go of its memory, which is
+    at once as people count.
+    """
+    done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    cancelled: asyncio.CancelledError | None = None
+
+    def complete(_: int) -> None:
+        if not done.done():
+            done.set_result(None)
+
+    hub.submit(batch, complete)
+    while not done.done():
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError as error:
+            cancelled = error
+            batch.cancel()
+    if cancelled is not None:
+        raise cancelled

@@ -1,0 +1,305 @@
+"""What a client does, step by step: each operation yields batches to be run and returns a result.
+
+Written once for both faces: how the batches are waited for is the client's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from zfast import runtime
+from zfast._core.batch import Batch, Policy
+from zfast._core.buffers import Body
+from zfast._core.http1 import parse_fields
+from zfast._core.types import Method, Status
+from zfast.connections import Connections
+from zfast.errors import ListingError, ZfastError, error_for
+from zfast.locations.http import HTTPLocation
+from zfast.locations.listing import Listing
+from zfast.planner import WHOLE, bounds, span
+
+__all__ = ["NewBatch", "ObjectInfo", "OnError", "Operations", "Steps", "outcomes", "read_error"]
+
+T = TypeVar("T")
+OnError = Literal["raise", "return"]
+NewBatch = Callable[..., Batch]
+Steps = Generator[Batch, None, T]
+
+_INDEX_FIELDS = b"Accept: application/json, text/html;q=0.9\r\n"
+_GET, _HEAD, _PUT, _DELETE = (
+    int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE)
+)
+_OK, _MISSING, _CHANGED, _CANCELLED = (
+    int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED)
+)
+_LISTED_AT_ONCE = 256
+# What a server without index pages answers for a directory: nginx and Apache 403, others 405.
+_NO_INDEX = (401, 403, 405)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a HEAD says of an object.
+
+    Attributes
+    ----------
+    size : int or None
+        Bytes, None where the server does not say.
+    etag, last_modified, content_type : str or None
+        The fields of these names (RFC 9110, section 8), as they came.
+    """
+
+    size: int | None
+    etag: str | None
+    last_modified: str | None
+    content_type: str | None
+
+
+def read_error(
+    batch: Batch, index: int, url: str, key: str | None, byte_range: Any, method: str = "GET"
+) -> ZfastError:
+    """Build the error of a completed read that is neither OK nor missing."""
+    outcome = batch.outcome(index)
+    return error_for(
+        Status(outcome["code"]),
+        url=url,
+        key=key,
+        byte_range=byte_range,
+        status=outcome["status"],
+        attempts=outcome["attempts"],
+        detail=outcome["detail"],
+        method=method,
+    )
+
+
+def first_failure(batch: Batch) -> int | None:
+    """Index of the read that failed first; what its failure cancelled is not what failed."""
+    failures = batch.failures()
+    return next((i for i in failures if batch.code(i) != _CANCELLED), next(iter(failures), None))
+
+
+class Operations:
+    """The operations on the objects of one location.
+
+    Parameters
+    ----------
+    location : HTTPLocation
+        Where they are.
+    connections : Connections
+        How to get there.
+    policy : Policy
+        What all requests have in common.
+    """
+
+    def __init__(self, location: HTTPLocation, connections: Connections, policy: Policy) -> None:
+        self.location = location
+        self.connections = connections
+        self.policy = policy
+        self.ignores_ranges = False
+        self._lists = False
+
+    def origin(self) -> int:
+        """The engine's number of the location's origin."""
+        place = self.location
+        return self.connections.origin(runtime.current(), place.scheme, place.host, place.port)
+
+    def error(
+        self, batch: Batch, index: int, key: str, byte_range: Any = None, method: str = "GET"
+    ) -> ZfastError:
+        """Build the error of a completed read of `key`; see `read_error`."""
+        return read_error(batch, index, self.location.display(key), key, byte_range, method)
+
+    def get_many(
+        self, items: Sequence[tuple[str, Any]], on_error: OnError, new_batch: NewBatch
+    ) -> Steps[list[Any]]:
+        """Bodies, None where missing, errors where `on_error` is "return"."""
+        if on_error not in ("raise", "return"):
+            raise ValueError(f"on_error is {on_error!r}, but has to be 'raise' or 'return'")
+        if self.ignores_ranges and len(items) > 1:
+            return (yield from self._get_whole(items, on_error, new_batch))
+        batch = new_batch(fail_fast=on_error == "raise")
+        self._add_reads(batch, items)
+        yield batch
+        return self._results(batch, items, on_error)
+
+    def _add_reads(self, batch: Batch, items: Sequence[tuple[str, Any]]) -> None:
+        policy, origin, target, add = self.policy, self.origin(), self.location.target, batch.add
+        for key, byte_range in items:
+            add(policy, origin, _GET, target(key), *span(byte_range))
+
+    def _results(
+        self, batch: Batch, items: Sequence[tuple[str, Any]], on_error: OnError
+    ) -> list[Any]:
+        failures = batch.failures()
+        if failures and on_error == "raise":
+            first = first_failure(batch)
+            assert first is not None
+            raise self.error(batch, first, *items[first])
+        results: list[Any] = batch.bodies()
+        for index in failures:
+            results[index] = self.error(batch, index, *items[index])
+        self.ignores_ranges = self.ignores_ranges or batch.range_ignored
+        return results
+
+    def _get_whole(
+        self, items: Sequence[tuple[str, Any]], on_error: OnError, new_batch: NewBatch
+    ) -> Steps[list[Any]]:
+        # The origin sends the whole object for every range: one request a key, sliced here.
+        places = {key: index for index, key in enumerate(dict.fromkeys(key for key, _ in items))}
+        wanted = [span(byte_range) for _, byte_range in items]
+        batch = new_batch(fail_fast=on_error == "raise")
+        whole = [(key, None) for key in places]
+        self._add_reads(batch, whole)
+        yield batch
+        objects = self._results(batch, whole, on_error)
+        found = [objects[places[key]] for key, _ in items]
+        return [
+            body.part(*bounds(wish, len(body))) if isinstance(body, Body) else body
+            for body, wish in zip(found, wanted, strict=True)
+        ]
+
+    def read_into(self, key: str, byte_range: Any, buffer: Any, new_batch: NewBatch) -> Steps[int]:
+        """Bytes read into `buffer`."""
+        batch = new_batch()
+        target = self.location.target(key)
+        batch.add(self.policy, self.origin(), _GET, target, *span(byte_range), buffer)
+        yield batch
+        outcome = batch.outcome(0)
+        if outcome["code"] != _OK:
+            raise self.error(batch, 0, key, byte_range)
+        return int(outcome["delivered"])
+
+    def head(self, key: str, new_batch: NewBatch) -> Steps[ObjectInfo | None]:
+        """Size and validators, None where missing."""
+        batch = new_batch()
+        batch.add(self.policy, self.origin(), _HEAD, self.location.target(key), keep_head=True)
+        yield batch
+        outcome = batch.outcome(0)
+        if outcome["code"] == _MISSING:
+            return None
+        if outcome["code"] != _OK:
+            raise self.error(batch, 0, key, method="HEAD")
+        fields = _fields(outcome["head"])
+        return ObjectInfo(
+            outcome["object_size"],
+            fields.get("etag"),
+            fields.get("last-modified"),
+            fields.get("content-type"),
+        )
+
+    def put_many(
+        self, items: Sequence[tuple[str, Any]], if_absent: bool, new_batch: NewBatch
+    ) -> Steps[bool]:
+        """False where `if_absent` kept one from being written."""
+        batch = new_batch(fail_fast=True)
+        origin = self.origin()
+        for key, data in items:
+            # Sent twice, a conditional PUT would find what it has written itself.
+            batch.add(
+                self.policy,
+                origin,
+                _PUT,
+                self.location.target(key),
+                fields=b"If-None-Match: *\r\n" if if_absent else b"",
+                content=data,
+                repeatable=not if_absent,
+            )
+        yield batch
+        failed = first_failure(batch)
+        if failed is None:
+            return True
+        if if_absent and batch.code(failed) == _CHANGED:
+            return False
+        raise self.error(batch, failed, items[failed][0], method="PUT")
+
+    def delete_many(self, keys: Sequence[str], new_batch: NewBatch) -> Steps[None]:
+        """Silent where missing."""
+        batch = new_batch(fail_fast=True)
+        origin = self.origin()
+        for key in keys:
+            batch.add(self.policy, origin, _DELETE, self.location.target(key))
+        yield batch
+        failed = first_failure(batch)
+        if failed is not None:
+            raise self.error(batch, failed, keys[failed], method="DELETE")
+
+    # ---------------------------------------------------------------------------------- listing
+
+    def list(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
+        """All keys that begin with `prefix`."""
+        top = prefix.rpartition("/")[0]
+        keys: list[str] = []
+        directories = [f"{top}/" if top else ""]
+        while directories:
+            now, directories = directories[:_LISTED_AT_ONCE], directories[_LISTED_AT_ONCE:]
+            pages = yield from self._pages(now, new_batch)
+            for directory, page in zip(now, pages, strict=True):
+                for name, is_dir in page or ():
+                    key = directory + name
+                    if is_dir and (f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/")):
+                        directories.append(f"{key}/")
+                    elif not is_dir and key.startswith(prefix):
+                        keys.append(key)
+        return keys
+
+    def list_dir(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
+        """Bare names of what is directly below `prefix`."""
+        prefix = prefix.rstrip("/")
+        (page,) = yield from self._pages([f"{prefix}/" if prefix else ""], new_batch)
+        return [name for name, _ in page or ()]
+
+    def _pages(
+        self, directories: Sequence[str], new_batch: NewBatch
+    ) -> Steps[list[Listing | None]]:
+        # None for a directory that does not exist.
+        batch = new_batch(fail_fast=True)
+        origin = self.origin()
+        targets = [self.location.directory_target(directory) for directory in directories]
+        for target in targets:
+            batch.add(
+                self.policy, origin, _GET, target, fields=_INDEX_FIELDS, keep_head=True
+            )
+        yield batch
+        failed = first_failure(batch)
+        if failed is not None:
+            if batch.outcome(failed)["status"] in _NO_INDEX:
+                raise self._no_listing(directories[failed], batch.outcome(failed)["status"])
+            raise self.error(batch, failed, directories[failed])
+        pages = [
+            self._page(batch, index, directory, target)
+            for index, (directory, target) in enumerate(zip(directories, targets, strict=True))
+        ]
+        if not self._lists and all(page is None for page in pages):
+            # A server without index pages may call every directory missing, as Caddy does.
+            if "" in directories:
+                raise self._no_listing("", 404)
+            yield from self._pages([""], new_batch)
+        self._lists = True
+        return pages
+
+    def _page(self, batch: Batch, index: int, directory: str, target: bytes) -> Listing | None:
+        body = batch.body(index)
+        if body is None:
+            return None
+        outcome = batch.outcome(index)
+        content_type = _fields(outcome["head"]).get("content-type", "")
+        page = self.location.parse_listing(bytes(body), content_type, target)
+        if page is None:
+            raise self._no_listing(directory, outcome["status"])
+        return page
+
+    def _no_listing(self, directory: str, status: int) -> ListingError:
+        return ListingError(
+            "the server offers no directory index page; switch it on there (nginx: autoindex, "
+            "Caddy: file_server browse, Apache: Options +Indexes), or open the store by "
+            "consolidated metadata",
+            url=self.location.display(directory) if directory else self.location.url,
+            status=status,
+            method="GET",
+        )
+
+
+def _fields(head: bytes) -> dict[str, str]:
+    return {name.lower(): value for name, value in parse_fields(head)}

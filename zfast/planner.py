@@ -1,0 +1,105 @@
+"""Byte ranges as callers say them → ranges as the engine takes them. Pure; the one conversion.
+
+A range that starts at or past the object's end holds no byte, an end past it is the object's end,
+and a suffix longer than the object is the whole object: as zarr's MemoryStore has it.
+"""
+
+from __future__ import annotations
+
+from operator import index
+from typing import Any
+
+from zfast._core.types import RangeKind
+
+__all__ = ["WHOLE", "Span", "bounds", "span"]
+
+# Plain ints: an enum's members cost a look-up a read.
+_WHOLE, _BOUNDED, _OFFSET, _SUFFIX, _EMPTY = (
+    int(kind)
+    for kind in (
+        RangeKind.WHOLE,
+        RangeKind.BOUNDED,
+        RangeKind.OFFSET,
+        RangeKind.SUFFIX,
+        RangeKind.EMPTY,
+    )
+)
+
+# (RangeKind, start, end): see types.pxd.
+Span = tuple[int, int, int]
+WHOLE: Span = (_WHOLE, 0, 0)
+
+
+def span(byte_range: Any) -> Span:
+    """Convert a byte range to the engine's form.
+
+    Parameters
+    ----------
+    byte_range : None, tuple or zarr byte request
+        None for the whole object; zarr's ``RangeByteRequest`` (exclusive end),
+        ``OffsetByteRequest`` or ``SuffixByteRequest``; or ``(start, end)`` in bytes, where None on
+        either side leaves it open and a negative start counts from the end.
+
+    Returns
+    -------
+    tuple of (int, int, int)
+        `RangeKind`, start and exclusive end.
+
+    Raises
+    ------
+    TypeError
+        If it is none of these.
+    ValueError
+        If a number is negative where it cannot be.
+    """
+    if byte_range is None:
+        return WHOLE
+    if isinstance(byte_range, tuple):
+        if len(byte_range) == 2:
+            return _between(*byte_range)
+    elif hasattr(byte_range, "suffix"):
+        return _last(index(byte_range.suffix))
+    elif hasattr(byte_range, "offset"):
+        return _from(index(byte_range.offset))
+    elif hasattr(byte_range, "start") and hasattr(byte_range, "end"):
+        return _between(index(byte_range.start), index(byte_range.end))
+    raise TypeError(f"Unexpected byte_range, got {byte_range!r}.")
+
+
+def _last(count: int) -> Span:
+    if count < 0:
+        raise ValueError(f"a suffix of {count} bytes: it cannot be negative")
+    return (_SUFFIX, count, 0) if count else (_EMPTY, 0, 0)
+
+
+def _from(start: int) -> Span:
+    if start < 0:
+        raise ValueError(f"an offset of {start} bytes: it cannot be negative")
+    return (_OFFSET, start, 0) if start else WHOLE
+
+
+def _between(start: Any, end: Any) -> Span:
+    if end is None:
+        first = 0 if start is None else index(start)
+        return _from(first) if first >= 0 else _last(-first)
+    first, past = 0 if start is None else index(start), index(end)
+    if first < 0 or past < 0:
+        raise ValueError(
+            f"bytes {start!r} to {end!r}: with an end, neither may be negative (a suffix is "
+            "a negative start and no end)"
+        )
+    return (_BOUNDED, first, past) if past > first else (_EMPTY, 0, 0)
+
+
+def bounds(wanted: Span, size: int) -> tuple[int, int]:
+    """Return start and exclusive end of a range in an object of `size` bytes."""
+    kind, start, end = wanted
+    if kind == _WHOLE:
+        return 0, size
+    if kind == _OFFSET:
+        return min(start, size), size
+    if kind == _SUFFIX:
+        return max(size - start, 0), size
+    if kind == _BOUNDED:
+        return min(start, size), min(end, size)
+    return 0, 0

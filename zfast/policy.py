@@ -1,0 +1,85 @@
+"""What all requests of a client have in common: header lines, retries, what a status means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from zfast._core.batch import Policy
+from zfast._core.http1 import check_field_value, check_token
+from zfast.connections import credential_fields, retry_numbers, retry_statuses
+from zfast.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from zfast.connections import Retries
+
+__all__ = ["field_lines", "policy_for"]
+
+_USER_AGENT = f"zfast/{version('zfast')}"
+# The message's own framing and the range are the engine's to write.
+_RESERVED = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "if-match",
+        "if-none-match",
+        "if-range",
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+def field_lines(fields: Mapping[str, str]) -> bytes:
+    """Header lines of checked fields.
+
+    Raises
+    ------
+    ConfigurationError
+        If a name or value could end its line, or the field is the engine's to write.
+    """
+    lines = []
+    for name, value in fields.items():
+        try:
+            encoded_name, encoded_value = name.encode("ascii"), value.encode("latin-1")
+            check_token(encoded_name)
+            check_field_value(encoded_value)
+        except (ValueError, AttributeError) as error:
+            raise ConfigurationError(f"header {name!r} cannot be sent: {error}") from None
+        if name.lower() in _RESERVED:
+            raise ConfigurationError(f"header {name!r} is not yours to set: zfast writes it itself")
+        lines.append(encoded_name + b": " + encoded_value + b"\r\n")
+    return b"".join(lines)
+
+
+def policy_for(
+    headers: Mapping[str, str],
+    retries: Retries,
+    read_timeout: float | None,
+    max_concurrency: int,
+    missing_status: Iterable[int],
+) -> Policy:
+    """What the engine needs to know of a client, from its settings."""
+    fields = {"User-Agent": _USER_AGENT, "Accept": "*/*"}
+    for name, value in headers.items():
+        for default in [other for other in fields if other.lower() == str(name).lower()]:
+            del fields[default]
+        fields[name] = value
+    secret = credential_fields(retries)
+    identity = b"Accept-Encoding: identity\r\n"
+    return Policy(
+        field_lines(fields) + identity,
+        field_lines({n: v for n, v in fields.items() if n.lower() not in secret}) + identity,
+        missing_status,
+        retry_statuses(retries),
+        retry_numbers(retries),
+        read_timeout or 0.0,
+        max_concurrency,
+    )

@@ -1,0 +1,227 @@
+"""TLS for the engine, by way of Python: slow, never wrong.
+
+The engine reads and writes descriptors only. For a TLS session, one thread here passes bytes
+between the session and a local socket pair; the engine's threads stay free of the GIL, and this
+one takes it for each block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Relay"]
+
+_log = logging.getLogger("zfast")
+
+_BLOCK = 256 << 10
+
+
+class _Session:
+    """One TLS session and the near end of its socket pair."""
+
+    def __init__(self, tls: Any, near: socket.socket, ended: Callable[[], None]) -> None:
+        self.tls = tls
+        self.near = near
+        self.ended = ended
+        self.to_engine = memoryview(b"")
+        self.to_server = memoryview(b"")
+        self.tls_reads = True
+        self.near_reads = True
+        # TLS may have to write in order to read, and the other way round.
+        self.read_wants = selectors.EVENT_READ
+        self.write_wants = selectors.EVENT_WRITE
+
+    def interests(self) -> tuple[int, int]:
+        """What to wait for on the TLS socket and on the near end."""
+        tls = near = 0
+        if self.to_engine:
+            near |= selectors.EVENT_WRITE
+        elif self.tls_reads:
+            tls |= self.read_wants
+        if self.to_server:
+            tls |= self.write_wants
+        elif self.near_reads:
+            near |= selectors.EVENT_READ
+        return tls, near
+
+    def pass_on(self) -> bool:
+        """Move what can be moved; False when the session is over."""
+        try:
+            self._pass_to_server()
+            return self._pass_to_engine()
+        except (OSError, ssl.SSLError):
+            # Anything but close_notify: the engine sees an end that it must not believe.
+            return False
+
+    def _pass_to_server(self) -> None:
+        while True:
+            if not self.to_server:
+                if not self.near_reads:
+                    return
+                try:
+                    block = self.near.recv(_BLOCK)
+                except BlockingIOError:
+                    return
+                if not block:
+                    self.near_reads = False
+                    raise ConnectionAbortedError("the engine gave the connection up")
+                self.to_server = memoryview(block)
+            try:
+                self.to_server = self.to_server[self.tls.send(self.to_server) :]
+            except ssl.SSLWantReadError:
+                self.write_wants = selectors.EVENT_READ
+                return
+            except ssl.SSLWantWriteError:
+                self.write_wants = selectors.EVENT_WRITE
+                return
+
+    def _pass_to_engine(self) -> bool:
+        while True:
+            if self.to_engine:
+                try:
+                    self.to_engine = self.to_engine[self.near.send(self.to_engine) :]
+                except BlockingIOError:
+                    return True
+                continue
+            if not self.tls_reads:
+                return True
+            try:
+                block = self.tls.recv(_BLOCK)
+            except ssl.SSLWantReadError:
+                self.read_wants = selectors.EVENT_READ
+                return True
+            except ssl.SSLWantWriteError:
+                self.read_wants = selectors.EVENT_WRITE
+                return True
+            except ssl.SSLZeroReturnError:
+                block = b""
+            if not block:
+                self.ended()
+                return False
+            self.to_engine = memoryview(block)
+
+
+class Relay:
+    """The relaying thread of this process; started with the first session."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._todo: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._sessions: dict[int, _Session] = {}
+        self._woken, self._wakes = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wakes.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+
+    def attach(self, lease: int, tls: Any, ended: Callable[[], None]) -> socket.socket:
+        """Begin to relay a session.
+
+        Parameters
+        ----------
+        lease : int
+            What `detach` will name it by.
+        tls : ssl.SSLSocket or alike
+            An open, non-blocking session; its raw end of stream must raise, not look clean.
+        ended : callable
+            Called before the engine sees the end of a stream that close_notify ended.
+
+        Returns
+        -------
+        socket.socket
+            The far end, for the engine; the caller's to close after `detach`.
+        """
+        far, near = socket.socketpair()
+        for end in (far, near):
+            end.setblocking(False)
+        session = _Session(tls, near, ended)
+        self._run(lambda: self._begin(lease, session))
+        return far
+
+    def detach(self, lease: int) -> None:
+        """Stop relaying a session, before its TLS socket is used or closed by anybody else."""
+        done = threading.Event()
+
+        def end() -> None:
+            session = self._sessions.pop(lease, None)
+            if session is not None:
+                self._end(session)
+            done.set()
+
+        self._run(end)
+        done.wait()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's descriptors, touch no session."""
+        for session in self._sessions.values():
+            session.near.close()
+        self._sessions.clear()
+        self._woken.close()
+        self._wakes.close()
+        self._selector.close()
+
+    def _run(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            self._todo.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._loop, name="zfast-tls-relay", daemon=True
+                )
+                self._thread.start()
+        with contextlib.suppress(BlockingIOError):
+            self._wakes.send(b"!")
+
+    def _loop(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._woken:
+                    self._do_jobs()
+                elif key.data in self._sessions:
+                    self._serve(key.data)
+
+    def _do_jobs(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._woken.recv(4096)
+        while self._todo:
+            try:
+                self._todo.popleft()()
+            except Exception:
+                _log.exception("the TLS relay failed at a session")
+
+    def _begin(self, lease: int, session: _Session) -> None:
+        self._sessions[lease] = session
+        self._serve(lease)
+
+    def _serve(self, lease: int) -> None:
+        session = self._sessions[lease]
+        if not session.pass_on():
+            del self._sessions[lease]
+            self._end(session)
+            return
+        for end, events in zip((session.tls, session.near), session.interests(), strict=True):
+            self._watch(end, events, lease)
+
+    def _watch(self, end: Any, events: int, lease: int) -> None:
+        watched = end.fileno() in self._selector.get_map()
+        if not events:
+            if watched:
+                self._selector.unregister(end)
+        elif watched:
+            self._selector.modify(end, events, lease)
+        else:
+            self._selector.register(end, events, lease)
+
+    def _end(self, session: _Session) -> None:
+        for end in (session.tls, session.near):
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(end)
+        session.near.close()

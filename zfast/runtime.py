@@ -1,0 +1,150 @@
+"""The engine of this process: started at first use, afresh after a fork, ended at exit.
+
+A few Python threads serve what the engine cannot do without Python; what that is, the layer above
+says by `serve_with`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import resource
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from zfast._core.engine import Engine
+from zfast.config import setting
+
+__all__ = ["current", "fork_guard", "on_fork", "running", "serve_with"]
+
+_log = logging.getLogger("zfast")
+
+# Descriptors that the process keeps for other things than connections.
+_RESERVED_DESCRIPTORS = 32
+_JOIN_SECONDS = 0.5
+
+_engine: Engine | None = None
+_threads: list[threading.Thread] = []
+_serve: Callable[[Engine, str, int, int], None] | None = None
+_forgets: list[Callable[[], None]] = []
+_lock = threading.Lock()
+
+# Held around whatever must be whole when the process forks, and by the fork itself.
+fork_guard = threading.RLock()
+
+
+def serve_with(serve: Callable[[Engine, str, int, int], None]) -> None:
+    """Name the function that answers the engine's calls; see `Engine.next_call`."""
+    global _serve
+    _serve = serve
+
+
+def on_fork(forget: Callable[[], None]) -> None:
+    """Have `forget` called in a forked child, before anything else of zfast runs there."""
+    _forgets.append(forget)
+
+
+def running() -> Engine | None:
+    """The engine, if there is one."""
+    return _engine
+
+
+def current() -> Engine:
+    """The engine; started if there is none."""
+    global _engine
+    engine = _engine
+    if engine is not None and not engine.stopped:
+        return engine
+    with _lock:
+        if _engine is None or _engine.stopped:
+            _engine = _start()
+        return _engine
+
+
+def connection_limit(max_concurrency: int) -> int:
+    """How many connections the process can hold open, given its limit on descriptors."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return max_concurrency
+    return max(1, min(max_concurrency, (soft - _RESERVED_DESCRIPTORS) // 2))
+
+
+def _start() -> Engine:
+    max_concurrency = setting("max_concurrency")
+    engine = Engine(
+        setting("io_threads"),
+        max_concurrency,
+        connection_limit(max_concurrency),
+        setting("idle_timeout"),
+        setting("max_head_size"),
+    )
+    _threads.clear()
+    for index in range(setting("dial_threads")):
+        thread = threading.Thread(
+            target=_serve_calls, args=(engine,), name=f"zfast-dial-{index}", daemon=True
+        )
+        thread.start()
+        _threads.append(thread)
+    return engine
+
+
+def _serve_calls(engine: Engine) -> None:
+    while (call := engine.next_call()) is not None:
+        _answer(engine, call)
+
+
+def _answer(engine: Engine, call: tuple[str, int, int]) -> None:
+    assert _serve is not None
+    try:
+        _serve(engine, *call)
+    except Exception:
+        _log.exception("serving the engine's call %r failed", call[0])
+
+
+def _stop() -> None:
+    global _engine
+    engine, _engine = _engine, None
+    if engine is None:
+        return
+    engine.stop()
+    for thread in _threads:
+        # One that is opening a connection is not waited for: it ends with the process.
+        thread.join(_JOIN_SECONDS if thread.is_alive() else 0)
+    while (call := engine.next_call()) is not None:
+        _answer(engine, call)
+
+
+def _before_fork() -> None:
+    _lock.acquire()
+    fork_guard.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    fork_guard.release()
+    _lock.release()
+
+
+def _after_fork_in_child() -> None:
+    global _engine
+    engine, _engine = _engine, None
+    if engine is not None:
+        engine.abandon()
+        _abandoned.append(engine)
+    _threads.clear()
+    for forget in _forgets:
+        forget()
+    fork_guard.release()
+    _lock.release()
+
+
+# The parent's engines, in a child: nothing of theirs may run, not even a destructor.
+_abandoned: list[Any] = []
+
+atexit.register(_stop)
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)

@@ -1,0 +1,91 @@
+"""What zfast did, and how it is set up: counters of the process, settings and native parts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import zarr
+
+from zfast import connections, runtime
+from zfast._core.batch import process_counters
+from zfast.config import SETTINGS, setting, source
+
+__all__ = ["Configuration", "show_config", "stats"]
+
+
+def stats() -> dict[str, Any]:
+    """Counters of this process, over all clients that it has had.
+
+    Returns
+    -------
+    dict
+        ``requests`` (HTTP exchanges begun), ``reads`` (operations completed), ``missing``,
+        ``failed``, ``bytes_received``, ``bytes_sent``, ``retries``, ``stale_retries`` (free ones:
+        an idle connection had been closed), ``redirects``, ``resumed``; ``first_byte`` and
+        ``transfer``, histograms whose element b counts times below 2**b µs that no earlier element
+        counts; of this moment ``in_flight``, ``connections``, ``dialling``, ``delayed`` and their
+        limits; ``connections_opened``, ``connections_reused`` (out of a urllib3 pool),
+        ``connections_closed``; ``connections_through_python``, whose TLS takes the GIL.
+    """
+    numbers = process_counters()
+    engine = runtime.running()
+    if engine is not None and not engine.stopped:
+        numbers |= engine.snapshot()
+    numbers["connections_through_python"] = connections.relayed()
+    return numbers
+
+
+class Configuration:
+    """Settings with their sources, and which parts are native; prints as a table.
+
+    Attributes
+    ----------
+    settings : dict of str to (value, source)
+        Resolved values; the source is ``"default"``, ``"config"`` or an environment variable.
+    parts : dict of str to str
+        What does each part of the work in this process.
+    """
+
+    def __init__(self) -> None:
+        self.settings = {name: (setting(name), source(name)) for name in SETTINGS}
+        self.parts = _parts()
+
+    def __str__(self) -> str:
+        rows = [
+            (name, str(value), SETTINGS[name].unit, origin)
+            for name, (value, origin) in self.settings.items()
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        width = max(map(len, self.parts))
+        lines += ["", *(f"{part.ljust(width)}  {what}" for part, what in self.parts.items())]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def show_config() -> Configuration:
+    """The settings that hold now, where each comes from, and which native parts are active."""
+    return Configuration()
+
+
+def _parts() -> dict[str, str]:
+    engine = runtime.running()
+    state = "not started" if engine is None else "running"
+    if engine is not None:
+        now = engine.snapshot()
+        state += f", {now['max_in_flight']} requests, {now['max_connections']} connections at most"
+    return {
+        "engine": f"native, {state}",
+        "http": "native",
+        "tls": "Python's ssl, with the GIL",
+        "codecs": "zarr's own",
+        "connections": f"urllib3 {connections.urllib3_version}",
+        "zarr": zarr.__version__,
+        "python": f"{sys.version.split()[0]}, process {os.getpid()}",
+    }
