@@ -30,8 +30,8 @@ _MISSING = int(Status.MISSING)
 
 def cat_ranges(
     urls: Sequence[str],
-    starts: int | None | Sequence[int | None] = None,
-    ends: int | None | Sequence[int | None] = None,
+    starts: int | Sequence[int | None] | None = None,
+    ends: int | Sequence[int | None] | None = None,
     *,
     on_error: OnError = "raise",
     headers: Mapping[str, str] | None = None,
@@ -102,12 +102,14 @@ def _each(value: Any, count: int, name: str) -> Sequence[int | None]:
     if value is None or isinstance(value, int):
         return [value] * count
     if len(value) != count:
-        raise ValueError(f"{count} urls, but {len(value)} {name}: give one for each, or one for all")
+        raise ValueError(
+            f"{count} urls, but {len(value)} {name}: give one for each, or one for all"
+        )
     return value  # type: ignore[no-any-return]
 
 
 class _Targets:
-    """Origins and targets of URLs; parsing a URL costs more than sending it, so origins are kept."""
+    """Origins and targets of URLs; each origin is looked up once."""
 
     def __init__(self, connections: Connections, engine: Engine) -> None:
         self._connections = connections

@@ -196,12 +196,11 @@ class Client:
         ZfastError
             If the bytes cannot be had.
         """
-        return self._run(functools.partial(self._operations.get_many, [(key, byte_range)], "raise"))[0]
+        return self._run(functools.partial(self._operations.get, key, byte_range))
 
     async def get_async(self, key: str, byte_range: Any = None) -> Body | None:
         """Read a key; the async twin of `get`."""
-        steps = functools.partial(self._operations.get_many, [(key, byte_range)], "raise")
-        return (await self._run_async(steps))[0]
+        return await self._run_async(functools.partial(self._operations.get, key, byte_range))
 
     def get_ranges(self, key: str, ranges: Iterable[Any]) -> _Bodies:
         """Read several byte ranges of one key at once.
@@ -257,7 +256,9 @@ class Client:
         self, items: Iterable[tuple[str, Any]], on_error: OnError = "raise"
     ) -> _Results:
         """Read many keys as one batch; the async twin of `get_many`."""
-        return await self._run_async(functools.partial(self._operations.get_many, list(items), on_error))
+        return await self._run_async(
+            functools.partial(self._operations.get_many, list(items), on_error)
+        )
 
     def read_into(self, key: str, byte_range: Any, buffer: Any) -> int:
         """Read a key, or a byte range of it, into memory of your own.
@@ -287,7 +288,9 @@ class Client:
 
     async def read_into_async(self, key: str, byte_range: Any, buffer: Any) -> int:
         """Read into memory of your own; the async twin of `read_into`."""
-        return await self._run_async(functools.partial(self._operations.read_into, key, byte_range, buffer))
+        return await self._run_async(
+            functools.partial(self._operations.read_into, key, byte_range, buffer)
+        )
 
     def head(self, key: str) -> ObjectInfo | None:
         """Ask for size and validators of a key.
@@ -320,7 +323,8 @@ class Client:
         data : buffer
             C-contiguous bytes of any dtype.
         if_absent : bool
-            Write only if the key does not exist (``If-None-Match: *``; the server has to honour it).
+            Write only if the key does not exist: by ``If-None-Match: *``, which not every server
+            honours (nginx's WebDAV module overwrites all the same).
 
         Returns
         -------
@@ -338,7 +342,9 @@ class Client:
 
     async def put_async(self, key: str, data: Any, *, if_absent: bool = False) -> bool:
         """Write a key; the async twin of `put`."""
-        return await self._run_async(functools.partial(self._operations.put_many, [(key, data)], if_absent))
+        return await self._run_async(
+            functools.partial(self._operations.put_many, [(key, data)], if_absent)
+        )
 
     def delete(self, key: str) -> None:
         """Delete a key; silent if it is missing.
@@ -366,11 +372,11 @@ class Client:
         ListingError
             If the server offers no directory index pages.
         """
-        return self._iterate(functools.partial(self._operations.list, prefix))
+        return self._iterate(functools.partial(self._operations.list_prefix, prefix))
 
     def list_async(self, prefix: str = "") -> AsyncIterator[str]:
         """Iterate over all keys that begin with `prefix`; the async twin of `list`."""
-        return self._iterate_async(functools.partial(self._operations.list, prefix))
+        return self._iterate_async(functools.partial(self._operations.list_prefix, prefix))
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the bare names of what is directly below a prefix, each once.
@@ -449,7 +455,5 @@ class _Course(Generic[T]):
             return None
 
 
-def _rebuild(
-    cls: type[Client], location: HTTPLocation, options: dict[str, Any]
-) -> Client:
+def _rebuild(cls: type[Client], location: HTTPLocation, options: dict[str, Any]) -> Client:
     return cls(location, **options)

@@ -15,6 +15,7 @@ import ssl
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 from urllib.parse import urljoin
 
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 PoolManager = urllib3.PoolManager
-urllib3_version = urllib3.__version__
+urllib3_version = version("urllib3")
 Retries = urllib3.Retry | int | None
 Timeouts = urllib3.Timeout | float | None
 
@@ -197,7 +198,6 @@ def relayed() -> int:
     return _relayed
 
 
-
 class Connections:
     """The connections of a `urllib3.PoolManager`, lent to the engine.
 
@@ -239,7 +239,7 @@ class Connections:
         prefix = b""
         pool = origin.pool()
         if pool.proxy is not None and not _tunnels(pool, origin.scheme):
-            # A forwarding proxy wants the whole URL (RFC 9112, section 3.2.2), and to know who asks.
+            # A forwarding proxy wants the whole URL (RFC 9112, 3.2.2), and to know who asks.
             prefix = authority
             for name, value in (pool.proxy_headers or {}).items():
                 fields += f"{name}: {value}\r\n".encode("latin-1")
@@ -338,18 +338,18 @@ def _lend(engine: Engine, origin_id: int, pool: Any, connection: Any, used: bool
     global _relay, _relayed
     lease_id = next(_lease_ids)
     lease = _Lease(pool, connection)
-    sock = connection.sock
+    sock: Any = connection.sock
     sock.settimeout(0)
     with runtime.fork_guard:
         _leases[lease_id] = lease
     if not isinstance(sock, socket.socket) or isinstance(sock, ssl.SSLSocket):
+        tls: Any = sock
         # A stream cut without close_notify must not look like one that ended.
-        sock.suppress_ragged_eofs = False
+        tls.suppress_ragged_eofs = False
         with runtime.fork_guard:
             _relay = _relay or Relay()
             _relayed += 1
-        lease.far = _relay.attach(lease_id, sock, lambda: engine.believe_end(lease_id))
-        sock = lease.far
+        sock = lease.far = _relay.attach(lease_id, tls, lambda: engine.believe_end(lease_id))
     try:
         engine.adopt(lease_id, origin_id, sock.fileno(), used, lease.far is None)
     except BaseException:

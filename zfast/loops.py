@@ -1,4 +1,4 @@
-"""Completions for asyncio: one descriptor wakes a loop for all its batches, and nothing blocks it."""
+"""Completions for asyncio: one descriptor wakes a loop for all its batches; nothing blocks it."""
 
 from __future__ import annotations
 

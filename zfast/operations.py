@@ -18,9 +18,17 @@ from zfast.connections import Connections
 from zfast.errors import ListingError, ZfastError, error_for
 from zfast.locations.http import HTTPLocation
 from zfast.locations.listing import Listing
-from zfast.planner import WHOLE, bounds, span
+from zfast.planner import bounds, span
 
-__all__ = ["NewBatch", "ObjectInfo", "OnError", "Operations", "Steps", "outcomes", "read_error"]
+__all__ = [
+    "NewBatch",
+    "ObjectInfo",
+    "OnError",
+    "Operations",
+    "Steps",
+    "first_failure",
+    "read_error",
+]
 
 T = TypeVar("T")
 OnError = Literal["raise", "return"]
@@ -28,9 +36,7 @@ NewBatch = Callable[..., Batch]
 Steps = Generator[Batch, None, T]
 
 _INDEX_FIELDS = b"Accept: application/json, text/html;q=0.9\r\n"
-_GET, _HEAD, _PUT, _DELETE = (
-    int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE)
-)
+_GET, _HEAD, _PUT, _DELETE = (int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE))
 _OK, _MISSING, _CHANGED, _CANCELLED = (
     int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED)
 )
@@ -110,6 +116,16 @@ class Operations:
     ) -> ZfastError:
         """Build the error of a completed read of `key`; see `read_error`."""
         return read_error(batch, index, self.location.display(key), key, byte_range, method)
+
+    def get(self, key: str, byte_range: Any, new_batch: NewBatch) -> Steps[Body | None]:
+        """The body, None where missing."""
+        batch = new_batch()
+        self._add_reads(batch, [(key, byte_range)])
+        yield batch
+        if batch.failures():
+            raise self.error(batch, 0, key, byte_range)
+        self.ignores_ranges = self.ignores_ranges or batch.range_ignored
+        return batch.body(0)
 
     def get_many(
         self, items: Sequence[tuple[str, Any]], on_error: OnError, new_batch: NewBatch
@@ -227,7 +243,7 @@ class Operations:
 
     # ---------------------------------------------------------------------------------- listing
 
-    def list(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
+    def list_prefix(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """All keys that begin with `prefix`."""
         top = prefix.rpartition("/")[0]
         keys: list[str] = []
@@ -258,9 +274,7 @@ class Operations:
         origin = self.origin()
         targets = [self.location.directory_target(directory) for directory in directories]
         for target in targets:
-            batch.add(
-                self.policy, origin, _GET, target, fields=_INDEX_FIELDS, keep_head=True
-            )
+            batch.add(self.policy, origin, _GET, target, fields=_INDEX_FIELDS, keep_head=True)
         yield batch
         failed = first_failure(batch)
         if failed is not None:

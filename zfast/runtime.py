@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from zfast._core.batch import after_fork_in_child
 from zfast._core.engine import Engine
 from zfast.config import setting
 
@@ -133,6 +134,7 @@ def _after_fork_in_child() -> None:
         engine.abandon()
         _abandoned.append(engine)
     _threads.clear()
+    after_fork_in_child()
     for forget in _forgets:
         forget()
     fork_guard.release()

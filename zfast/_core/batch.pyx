@@ -17,10 +17,8 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close
 
 from zfast._core.buffers cimport (
-    Arena,
     Body,
     Pin,
-    Slab,
     arena_free,
     arena_new,
     body_over,
@@ -57,7 +55,6 @@ from zfast._core.types cimport (
     STATUS_OK,
     Method,
     RangeKind,
-    Status,
 )
 
 cdef enum:

@@ -3,8 +3,8 @@ from typing import Any, SupportsIndex, overload
 class Body:
     """The bytes of one read, without a copy: read-only, with the buffer protocol.
 
-    ``bytes(body)``, ``memoryview(body)`` and ``numpy.frombuffer(body, dtype)`` all work, the last two
-    on the memory that the network filled. Small bodies of one batch share slabs of up to 4 MiB:
+    ``bytes(body)``, ``memoryview(body)`` and ``numpy.frombuffer(body, dtype)`` all work, the last
+    two on the memory that the network filled. Small bodies of one batch share slabs of up to 4 MiB:
     copy (``bytes(body)``) what should outlive the others.
     """
 

@@ -169,8 +169,8 @@ cdef void arena_free(Arena* arena) noexcept nogil:
 cdef class Body:
     """The bytes of one read, without a copy: read-only, with the buffer protocol.
 
-    ``bytes(body)``, ``memoryview(body)`` and ``numpy.frombuffer(body, dtype)`` all work, the last two
-    on the memory that the network filled. Small bodies of one batch share slabs of up to 4 MiB:
+    ``bytes(body)``, ``memoryview(body)`` and ``numpy.frombuffer(body, dtype)`` all work, the last
+    two on the memory that the network filled. Small bodies of one batch share slabs of up to 4 MiB:
     copy (``bytes(body)``) what should outlive the others.
     """
 

@@ -8,15 +8,12 @@ What needs Python (dialling, closing, a redirect elsewhere) is put into a queue 
 import os
 import socket
 
-from libc.errno cimport EINTR
 from libc.math cimport ceil, fmax
 from libc.stdlib cimport free, malloc
-from libcpp.string cimport string
 from libcpp.vector cimport vector
 from posix.signal cimport sigfillset, sigset_t
 from posix.unistd cimport close
 
-from zfast._core.counters cimport HISTOGRAM_BUCKETS, Counters
 from zfast._core.exchange cimport (
     CONCLUDED_BROKEN,
     PHASE_IDLE,
@@ -40,7 +37,6 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
     pthread_sigmask,
-    pthread_t,
 )
 from zfast._core.extern.sockets cimport MSG_DONTWAIT, POLLIN, poll, pollfd, recv
 from zfast._core.scheduler cimport (
@@ -302,7 +298,8 @@ cdef class Engine:
         del self.scheduler
 
     def __cinit__(
-        self, int io_threads, int max_in_flight, int max_leases, double idle_timeout, size_t max_head
+        self, int io_threads, int max_in_flight, int max_leases, double idle_timeout,
+        size_t max_head,
     ):
         cdef Scheduler* s = new Scheduler()
         self.scheduler = s

@@ -8,7 +8,7 @@ were asked for, and count as delivered only then.
 from libc.errno cimport ECONNRESET
 from libc.string cimport memcpy
 
-from zfast._core.buffers cimport arena_take, slab_grown, slab_new, slab_release
+from zfast._core.buffers cimport arena_take, slab_grown, slab_release
 from zfast._core.extern.sockets cimport POLLHUP, POLLERR, POLLIN, POLLOUT
 from zfast._core.http1 cimport (
     BODY,
@@ -38,7 +38,6 @@ from zfast._core.http1 cimport (
 )
 from zfast._core.semantics cimport (
     MEANS_CONTENT,
-    MEANS_DONE,
     MEANS_EMPTY,
     MEANS_FAILURE,
     MEANS_MISSING,

@@ -89,7 +89,8 @@ def delays(dict policy, list mishaps, double dice=0.0):
     policy : dict
         Fields of the policy; those not given are unlimited or off.
     mishaps : list of (str, float)
-        Kind ("connect", "read", "status", "other") and the server's Retry-After in seconds (-1 none).
+        Kind ("connect", "read", "status", "other") and the server's Retry-After in seconds
+        (-1 none).
 
     Returns
     -------

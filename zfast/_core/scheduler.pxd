@@ -36,7 +36,7 @@ cdef cppclass Origin:
     long long id
     Endpoint endpoint
     deque[Lane*] lanes
-    vector[Lease*] idle             # the most recently used last: it is the least likely to be stale
+    vector[Lease*] idle             # the most recently used, least likely stale, last
     size_t pending
     int leases
     int dialling

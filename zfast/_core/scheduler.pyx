@@ -20,7 +20,6 @@ from zfast._core.exchange cimport (
     CONCLUDED_BROKEN,
     CONCLUDED_MISSING,
     CONCLUDED_OK,
-    CONCLUDED_PRECONDITION,
     CONCLUDED_REDIRECT,
     CONCLUDED_RESTART,
     CONCLUDED_STATUS,
@@ -42,7 +41,6 @@ from zfast._core.retry cimport (
     retry_delay,
 )
 from zfast._core.types cimport (
-    METHOD_GET,
     STATUS_BAD_STATUS,
     STATUS_CANCELLED,
     STATUS_CHANGED,
@@ -309,7 +307,6 @@ cdef void scheduler_dial_failed(
     cdef vector[Request*] failed
     cdef Request* request
     cdef Lane* lane
-    cdef double delay
     origin.dialling -= 1
     s.dialling -= 1
     if no_descriptor and s.leases > 0:
@@ -393,9 +390,6 @@ cdef void _delay(Scheduler* s, Request* request, double delay, double now) noexc
         wake(s.workers[0])
 
 
-
-
-
 cdef void _retry_or_finish(
     Scheduler* s, Request* request, Mishap mishap, Status code, double retry_after, double now
 ) noexcept nogil:
@@ -430,7 +424,7 @@ cdef void _settle_broken(
     Scheduler* s, Lease* lease, Request* request, Status code, double now
 ) noexcept nogil:
     if lease.used and not lease.exchange.answered and code == STATUS_RESET and (
-        request.cancelled == STATUS_OK and not request.stale_retried and request.repeatable
+        request.cancelled == STATUS_OK and not request.stale_retried
     ):
         # The server had closed the idle connection: nobody's fault, and nobody's attempt.
         request.stale_retried = True
@@ -535,6 +529,16 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
 # ---------------------------------------------------------------------- cancelling, and what is due
 
 
+cdef void _unlist(Origin* origin, Lane* lane) noexcept nogil:
+    # An empty lane may end with its batch: the origin must not know it any more.
+    cdef size_t index
+    lane.listed = False
+    for index in range(origin.lanes.size()):
+        if origin.lanes[index] == lane:
+            origin.lanes.erase(origin.lanes.begin() + <long>index)
+            return
+
+
 cdef void _cancel_waiting(
     Scheduler* s, BatchState* batch, long long index, vector[Request_ptr]* cancelled
 ) noexcept nogil:
@@ -551,6 +555,8 @@ cdef void _cancel_waiting(
             else:
                 kept.push_back(request)
         entry.second.waiting.swap(kept)
+        if entry.second.listed and entry.second.waiting.empty():
+            _unlist(origin, entry.second)
     cdef multimap[double, Request_ptr].iterator due = s.delayed.begin()
     while due != s.delayed.end():
         request = dereference(due).second
@@ -596,9 +602,6 @@ cdef void _expire(Scheduler* s, double now) noexcept nogil:
     for batch in expired:
         batch.deadline = 0
         scheduler_cancel(s, batch, -1, STATUS_DEADLINE)
-
-
-
 
 
 cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil:
