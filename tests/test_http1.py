@@ -101,7 +101,8 @@ def test_bad_status_line(line: bytes) -> None:
 
 
 def test_garbage_is_refused_before_its_line_ends() -> None:
-    assert error_of(b"\x15\x03\x01") == "BAD_STATUS_LINE"
+    for begun in (b"\x15\x03\x01", b"HTTP/2", b"HTTP/1,"):
+        assert error_of(begun) == "BAD_STATUS_LINE"
     assert read(b"HTTP/1").event == "NEED_DATA"
 
 
@@ -203,6 +204,7 @@ def test_every_span() -> None:
 def test_retry_after(value: str, seconds: int) -> None:
     head = head_of(f"Retry-After: {value}")
     assert (head["retry_after"], head["retry_after_value"]) == (seconds, value.encode())
+    assert head_of(f"Retry-After: {value}", "Retry-After: 9")["retry_after"] == seconds
 
 
 @pytest.mark.parametrize(
@@ -267,6 +269,7 @@ def test_content_range(value: str, expected: tuple[bool, int, int, int] | None) 
         (["Content-Type: multipart/byteranges"], False, True),
         (["Content-Type: Multipart/ByteRanges ; boundary=x"], False, True),
         (["Content-Type: multipart/byterangesx"], False, False),
+        (["Content-Type: text/plain", "Content-Type: multipart/byteranges"], False, False),
         (["Content-Type: multipart/mixed; x=multipart/byteranges"], False, False),
     ],
 )
@@ -404,7 +407,8 @@ def test_what_follows_a_response_is_not_its() -> None:
 
 
 @pytest.mark.parametrize(
-    "interim", [b"100 Continue", b"103 Early Hints\r\nLink: </x>\r\nContent-Length: 9", b"102"]
+    "interim",
+    [b"100 Continue", b"103 Early Hints\r\nConnection: close\r\nContent-Length: 9", b"102"],
 )
 def test_interim_responses_are_skipped(interim: bytes) -> None:
     interim_head = b"HTTP/1.1 " + interim + b"\r\n\r\n"
@@ -414,6 +418,7 @@ def test_interim_responses_are_skipped(interim: bytes) -> None:
         assert outcome.head is not None
         assert (outcome.body, outcome.head["status"]) == (b"hi", 200)
         assert outcome.head["content_length"] == 2
+        assert outcome.head["keep_alive"]
     assert error_of(interim_head * 65 + final) == "TOO_MANY_INTERIM"
     assert error_of(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n") == "UNEXPECTED_UPGRADE"
 
@@ -434,7 +439,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         (b"2  \r\nhi\r\n0 \r\n\r\n", b"hi"),
         (b"a\r\n0123456789\r\n0\r\n\r\n", b"0123456789"),
         (b"2\r\nhi\r\n0\r\nX: y\r\nZ:\r\n folded\r\n\r\n", b"hi"),
-        (b"1;" + b"x" * 4092 + b"\r\n!\r\n0\r\n\r\n", b"!"),
+        ((b"1;" + b"x" * 4092 + b"\r\n!\r\n") * 2 + b"0\r\n\r\n", b"!!"),
     ],
 )
 def test_chunked(stream: bytes, body: bytes) -> None:
@@ -447,6 +452,7 @@ def test_chunked(stream: bytes, body: bytes) -> None:
     [
         (b"\r\n", "BAD_CHUNK"),
         (b";x\r\n", "BAD_CHUNK"),
+        (b"5\r\nhello\r\n\r\n", "BAD_CHUNK"),
         (b" 5\r\nhello\r\n", "BAD_CHUNK"),
         (b"g\r\n", "BAD_CHUNK"),
         (b"-5\r\n", "BAD_CHUNK"),
@@ -460,6 +466,7 @@ def test_chunked(stream: bytes, body: bytes) -> None:
         (b"5;x\x00\r\nhello", "BAD_CHUNK"),
         (b"5\r\nhello\n0\r\n\r\n", "BAD_CHUNK"),
         (b"5\r\nhello!\r\n0\r\n\r\n", "BAD_CHUNK"),
+        (b"5\r\nhello!\n0\r\n\r\n", "BAD_CHUNK"),
         (b"5\r\nhello\r5\r\n", "BAD_CHUNK"),
         (b"8000000000000000\r\n", "BAD_CHUNK"),
         (b"10000000000000005\r\nhello\r\n", "BAD_CHUNK"),

@@ -24,7 +24,7 @@ cdef extern from *:
     void _append_text "zfast_http1_append"(string* out, const char* text) noexcept nogil
 
 
-cdef enum State:
+cdef enum State:            # in the order of a response: some are compared
     AT_STATUS_LINE
     AT_FIELD_LINE
     IN_DATA                 # of the body or of a chunk
@@ -110,20 +110,21 @@ cdef inline void _trim(const char** text, const char** end) noexcept nogil:
         end[0] -= 1
 
 
-cdef inline const char* _next_element(const char** text, const char* end) noexcept nogil:
-    # The end of the list element that starts at *text, OWS trimmed off both.
-    cdef const char* comma = <const char*>memchr(text[0], c',', end - text[0])
-    cdef const char* element_end = end if comma == NULL else comma
-    _trim(text, &element_end)
-    return element_end
-
-
-cdef inline const char* _after_element(const char* element_end, const char* end) noexcept nogil:
-    # The start of the next list element, NULL after the last.
-    cdef const char* comma = <const char*>memchr(element_end, c',', end - element_end)
-    if comma == NULL:
-        return NULL
-    return comma + 1
+cdef inline bint _next_element(
+    const char** rest, const char* end, const char** element, const char** element_end
+) noexcept nogil:
+    # Takes an element off a comma-separated list, OWS trimmed; False when there is none left.
+    cdef const char* comma
+    if rest[0] == NULL:
+        return False
+    comma = <const char*>memchr(rest[0], c',', end - rest[0])
+    element[0] = rest[0]
+    element_end[0] = end if comma == NULL else comma
+    if comma != NULL:
+        comma += 1
+    rest[0] = comma
+    _trim(element, element_end)
+    return True
 
 
 cdef long long _take_number(const char** text, const char* end) noexcept nogil:
@@ -148,55 +149,51 @@ cdef inline long long _number(const char* text, const char* end) noexcept nogil:
 
 # --- field values
 
-cdef void _read_connection(Parser* parser, const char* text, const char* end) noexcept nogil:
-    cdef const char* element_end
-    while text != NULL:
-        element_end = _next_element(&text, end)
-        if _is_word(text, element_end, b"close", 5):
+cdef void _read_connection(Parser* parser, const char* rest, const char* end) noexcept nogil:
+    cdef const char* option
+    cdef const char* option_end
+    while _next_element(&rest, end, &option, &option_end):
+        if _is_word(option, option_end, b"close", 5):
             parser._close = True
-        elif _is_word(text, element_end, b"keep-alive", 10):
+        elif _is_word(option, option_end, b"keep-alive", 10):
             parser._keep_alive = True
-        text = _after_element(element_end, end)
 
 
 cdef Http1Error _read_content_length(
-    Parser* parser, const char* text, const char* end
+    Parser* parser, const char* rest, const char* end
 ) noexcept nogil:
     # A list of equal numbers is the number (RFC 9112 section 6.3): some proxies join fields so.
-    cdef const char* element_end
+    cdef const char* text
+    cdef const char* text_end
     cdef long long length
-    while text != NULL:
-        element_end = _next_element(&text, end)
-        length = _number(text, element_end)
+    while _next_element(&rest, end, &text, &text_end):
+        length = _number(text, text_end)
         if length < 0 or (parser.head.content_length >= 0 and parser.head.content_length != length):
             return BAD_CONTENT_LENGTH
         parser.head.content_length = length
-        text = _after_element(element_end, end)
     return NONE
 
 
 cdef Http1Error _read_transfer_encoding(
-    Parser* parser, const char* text, const char* end
+    Parser* parser, const char* rest, const char* end
 ) noexcept nogil:
     # `chunked`, once, and nothing else: no other coding is ever asked for with TE.
-    cdef const char* element_end
-    while text != NULL:
-        element_end = _next_element(&text, end)
-        if text != element_end:
-            if parser._transfer_codings or not _is_word(text, element_end, b"chunked", 7):
+    cdef const char* coding
+    cdef const char* coding_end
+    while _next_element(&rest, end, &coding, &coding_end):
+        if coding != coding_end:
+            if parser._transfer_codings or not _is_word(coding, coding_end, b"chunked", 7):
                 return BAD_TRANSFER_ENCODING
             parser._transfer_codings += 1
-        text = _after_element(element_end, end)
     return NONE if parser._transfer_codings else BAD_TRANSFER_ENCODING
 
 
-cdef void _read_content_encoding(Parser* parser, const char* text, const char* end) noexcept nogil:
-    cdef const char* element_end
-    while text != NULL:
-        element_end = _next_element(&text, end)
-        if text != element_end and not _is_word(text, element_end, b"identity", 8):
+cdef void _read_content_encoding(Parser* parser, const char* rest, const char* end) noexcept nogil:
+    cdef const char* coding
+    cdef const char* coding_end
+    while _next_element(&rest, end, &coding, &coding_end):
+        if coding != coding_end and not _is_word(coding, coding_end, b"identity", 8):
             parser.head.encoded = True
-        text = _after_element(element_end, end)
 
 
 cdef bint _parse_content_range(
@@ -234,11 +231,12 @@ cdef void _read_content_range(ResponseHead* head, const char* text, const char* 
     if head.has_content_range and (start != head.range_start or past != head.range_end
                                    or total != head.range_total):
         valid = False
-    head.content_range_valid = valid and (head.content_range_valid or not head.has_content_range)
+    # Invalid is for good: no valid range has the three -1 that it leaves here.
     head.has_content_range = True
-    head.range_start = start if head.content_range_valid else -1
-    head.range_end = past if head.content_range_valid else -1
-    head.range_total = total if head.content_range_valid else -1
+    head.content_range_valid = valid
+    head.range_start = start if valid else -1
+    head.range_end = past if valid else -1
+    head.range_total = total if valid else -1
 
 
 cdef inline bint _keep_first(
@@ -879,9 +877,9 @@ cdef class ResponseParser:
 
     @property
     def head(self):
-        fields = <dict>self.parser.head
-        for name, value in fields.items():
+        head = <dict>self.parser.head
+        for name, value in head.items():
             if isinstance(value, dict):
                 start = value["offset"]
-                fields[name] = self.buffer[start:start + value["size"]] if start else None
-        return fields
+                head[name] = self.buffer[start:start + value["size"]] if start else None
+        return head
