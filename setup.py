@@ -217,6 +217,8 @@ class Sdist(sdist):
         for folder in ("tests", "asv_bench"):
             if os.path.isdir(folder):
                 graft(folder)
+        for made in ("env", "html", "results"):
+            self.filelist.prune(os.path.join("asv_bench", made))
         for pattern in ("*.py[cod]", "*.so"):
             self.filelist.global_exclude(pattern)
         for name in ("CHANGELOG.md",):

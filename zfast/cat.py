@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["cat_ranges"]
 
+# Origin and target of a URL that needs nothing done to it; no segment begins with a dot.
+_PLAIN = re.compile(
+    r"(https?://[a-z0-9.:\-]+)((?:/[A-Za-z0-9\-_~!$&'()*+,;=:@][A-Za-z0-9\-._~!$&'()*+,;=:@]*)+)"
+)
 _GET = int(Method.GET)
 _MISSING = int(Status.MISSING)
 
@@ -89,12 +94,18 @@ def cat_ranges(
     policy = policy_for(
         headers or {}, retries, read_timeout, limit, setting("missing_status", missing_status)
     )
-    targets = _Targets(connections.shared(pool_manager, ca_certs, connect_timeout), engine)
+    ours = connections.shared(pool_manager, ca_certs, connect_timeout)
+    targets = _Targets(ours, engine)
     batch = Batch(engine, setting("deadline", deadline) or 0.0, fail_fast=on_error == "raise")
     for url, byte_range in zip(urls, ranges, strict=True):
         _add(batch, policy, targets, url, byte_range)
     batch.submit()
-    batch.wait()
+    try:
+        batch.wait()
+    finally:
+        if pool_manager is not None:
+            # There is no client that would give them back when it is closed.
+            ours.release_idle()
     return _results(batch, urls, ranges, on_error)
 
 
@@ -118,6 +129,12 @@ class _Targets:
 
     def of(self, url: str) -> tuple[int, bytes, str | None]:
         """Origin number, request target and Authorization value of a URL."""
+        plain = _PLAIN.fullmatch(url)
+        if plain is not None:
+            # 1 µs instead of 10: the rule, in a list of some thousands of one server.
+            known = self._origins.get(plain[1])
+            if known is not None:
+                return known, plain[2].encode("ascii"), None
         place = HTTPLocation(url.partition("#")[0])
         origin = self._origins.get(place.origin)
         if origin is None:

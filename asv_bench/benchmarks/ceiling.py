@@ -1,0 +1,48 @@
+"""The bare-loop ceiling, compiled once and run as a child process for each measurement."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from .common import CONNECTIONS, Run, Subject
+
+_SOURCE = Path(__file__).resolve().parents[1] / "ceiling.c"
+_THREADS = (1, 2, 4)
+
+
+class Ceiling:
+    """`ceiling.c`, compiled into a folder; its head says what it does."""
+
+    def __init__(self, folder: Path) -> None:
+        self._program = folder / "ceiling"
+        compiler = shlex.split(os.environ.get("CC", "cc"))
+        subprocess.run(
+            [*compiler, "-O2", "-pthread", str(_SOURCE), "-o", str(self._program)], check=True
+        )
+
+    def readers(self, port: int, targets: Sequence[str], room: int) -> dict[str, Subject]:
+        """Subjects that read all targets: as many connections, over one thread or several."""
+        connections = min(CONNECTIONS, len(targets))
+        given = "".join(f"{target}\n" for target in targets).encode()
+        return {
+            f"{threads} x {connections // threads}": functools.partial(
+                self._run, given, "read", port, threads, connections // threads, room
+            )
+            for threads in _THREADS
+            if connections % threads == 0
+        }
+
+    def parser(self, response: bytes, times: int) -> Subject:
+        """A subject that reads a response so many times."""
+        return functools.partial(self._run, response, "parse", times)
+
+    def _run(self, given: bytes, *arguments: object) -> Run:
+        command = [str(self._program), *map(str, arguments)]
+        done = subprocess.run(command, input=given, stdout=subprocess.PIPE, check=True)
+        seconds, cpu = map(float, done.stdout.split())
+        return Run(seconds, cpu)

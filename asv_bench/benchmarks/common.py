@@ -1,0 +1,232 @@
+"""How everything here is measured: in rounds, each of which runs every subject once.
+
+The machine may be shared and its speed drift, so that a figure alone means little. What is kept are
+medians, and of ratios those between runs of the same round.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import math
+import os
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+from servers.nginx import Nginx, find_nginx
+from servers.processes import ChildServer
+
+MIB = 1024 * 1024
+DATA_MIB = int(os.environ.get("BENCH_MIB", "256"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+
+# Requests at once, of zfast, its ceiling and its peers alike: zfast's own default.
+CONNECTIONS = 64
+
+CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a subject; `cpu` is the time of all threads of its process."""
+
+    seconds: float
+    cpu: float
+
+
+Subject: TypeAlias = Callable[[], Run]
+
+
+def clocked(call: Callable[[], object]) -> Subject:
+    """A subject of this process. What `call` returns is freed after the clock has stopped."""
+
+    def run() -> Run:
+        cpu, wall = time.process_time(), time.perf_counter()
+        result = call()
+        took = Run(time.perf_counter() - wall, time.process_time() - cpu)
+        del result
+        return took
+
+    return run
+
+
+def hogged(subject: Subject) -> Subject:
+    """The same subject beside a Python thread that lets go of the GIL only when it is made to."""
+
+    def run() -> Run:
+        with _gil_hog():
+            return subject()
+
+    return run
+
+
+@contextlib.contextmanager
+def _gil_hog() -> Iterator[None]:
+    spinning = [True]
+
+    def spin() -> None:
+        x = 0
+        while spinning:
+            x += 1
+
+    thread = threading.Thread(target=spin, name="gil-hog")
+    thread.start()
+    try:
+        yield
+    finally:
+        spinning.clear()
+        thread.join()
+
+
+class Rounds:
+    """The runs of all subjects, round by round; every other round goes the other way about."""
+
+    def __init__(self, subjects: Mapping[str, Subject], count: int) -> None:
+        self._runs: dict[str, list[Run]] = {name: [] for name in subjects}
+        order = list(subjects)
+        for _ in range(count):
+            for name in order:
+                self._runs[name].append(subjects[name]())
+            order.reverse()
+
+    def seconds(self, name: str) -> float:
+        """The median time of a subject."""
+        return statistics.median(run.seconds for run in self._runs[name])
+
+    def seconds_ratio(self, name: str, other: str) -> float:
+        """How much longer `name` takes than `other`."""
+        return self._ratio(name, other, lambda run: run.seconds)
+
+    def cpu_ratio(self, name: str, other: str) -> float:
+        """How much more CPU time `name` takes than `other`."""
+        return self._ratio(name, other, lambda run: run.cpu)
+
+    def _ratio(self, name: str, other: str, of: Callable[[Run], float]) -> float:
+        pairs = zip(self._runs[name], self._runs[other], strict=True)
+        return statistics.median(of(one) / of(two) for one, two in pairs)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What came of one subject: what is kept, printed and tracked."""
+
+    rate: float
+    """Its own, in units of work a second."""
+    ceiling_rate: float
+    ceiling: str
+    """Which of the ceilings was the best."""
+    ratio_to_ceiling: float
+    hog_ratio: float
+    """Rate beside a GIL hog by the rate without, for each share of the machine that is left."""
+    cpu_ratio: float
+    """CPU time for the same work by the ceiling's."""
+    requests: float | None = None
+    """HTTP requests for each body."""
+    peer_ratios: dict[str, float] = field(default_factory=dict)
+    """Its rate by each peer's."""
+
+
+def with_hogs(subjects: Mapping[str, Subject]) -> dict[str, Subject]:
+    """Subjects, each followed by itself beside a GIL hog."""
+    both: dict[str, Subject] = {}
+    for name, subject in subjects.items():
+        both[name] = subject
+        both[_hog_of(name)] = hogged(subject)
+    return both
+
+
+def figures(
+    rounds: Rounds,
+    name: str,
+    ceilings: Iterable[str],
+    work: float,
+    *,
+    share_left: float = (CORES - 1) / CORES,
+    requests: float | None = None,
+    peers: Iterable[str] = (),
+) -> Figures:
+    """Compare a subject with the best of its ceilings, with its hogged self and with its peers.
+
+    Parameters
+    ----------
+    work
+        Units of work in one run.
+    share_left
+        What the hog leaves: all cores but one, by default.
+    """
+    best = min(ceilings, key=rounds.seconds)
+    return Figures(
+        rate=work / rounds.seconds(name),
+        ceiling_rate=work / rounds.seconds(best),
+        ceiling=best,
+        ratio_to_ceiling=rounds.seconds_ratio(best, name),
+        # On a single core nothing is left to compare with.
+        hog_ratio=rounds.seconds_ratio(name, _hog_of(name)) / (share_left or math.nan),
+        cpu_ratio=rounds.cpu_ratio(name, best),
+        requests=requests,
+        peer_ratios={peer: rounds.seconds_ratio(peer, name) for peer in peers},
+    )
+
+
+def _hog_of(name: str) -> str:
+    return f"{name} beside a hog"
+
+
+@contextlib.contextmanager
+def serving(root: Path) -> Iterator[ChildServer]:
+    """nginx over a folder, with as many workers as there are cores; Caddy where there is none."""
+    # asv ends what takes too long with SIGTERM, and the server would stay.
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        with _server(root) as server:
+            yield server
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _server(root: Path) -> ChildServer:
+    if find_nginx() is not None:
+        return Nginx(root, workers=CORES, access_log=False)
+    from servers.caddy import Caddy
+
+    return Caddy(root)
+
+
+class Tracked(abc.ABC):
+    """A benchmark whose rounds asv runs once, as its cache, to track one figure after another.
+
+    `unit` is that of its rate.
+    """
+
+    unit: ClassVar[str]
+
+    @abc.abstractmethod
+    def setup_cache(self) -> dict[Any, Figures]:
+        """The figures, by the benchmark's parameters."""
+
+    def setup(self, measured: dict[Any, Figures], *params: str) -> None:
+        if params not in measured:
+            raise NotImplementedError("what it measures is not installed")
+
+    def track_rate(self, measured: dict[Any, Figures], *params: str) -> float:
+        return measured[params].rate
+
+    def track_ratio_to_ceiling(self, measured: dict[Any, Figures], *params: str) -> float:
+        return measured[params].ratio_to_ceiling
+
+    def track_hog_ratio(self, measured: dict[Any, Figures], *params: str) -> float:
+        return measured[params].hog_ratio
+
+    def track_cpu_ratio(self, measured: dict[Any, Figures], *params: str) -> float:
+        return measured[params].cpu_ratio
+
+    track_ratio_to_ceiling.unit = "zfast / ceiling"
+    track_hog_ratio.unit = "beside a hog / without, per core left"
+    track_cpu_ratio.unit = "CPU of zfast / of the ceiling"
