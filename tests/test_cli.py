@@ -238,6 +238,8 @@ def test_info_array(url: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert shown["attributes"] == "units"
     assert "shards" not in shown
     assert int(shown["requests"]) >= 1
+    assert shown["native parts"].startswith("engine: native")
+    assert len(shown["native parts"].splitlines()) == 4
 
 
 def test_info_sharded_array(url: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -414,7 +416,7 @@ def test_serve_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 # demo
 
 
-def check_table(text: str) -> None:
+def check_table(text: str, size: int) -> None:
     head, *rows = text.splitlines()
     assert head.startswith("array ")
     assert [row[:16].strip() for row in rows] == [layout.name for layout in demo._LAYOUTS]
@@ -422,23 +424,23 @@ def check_table(text: str) -> None:
     assert len(ends) == 1, "columns are aligned"
     for row in rows:
         cells = row[16:].split()
-        assert cells[0] == "4"
+        assert cells[0] == str(size)
         assert float(cells[1]) > 0
         assert int(cells[2]) > 0
         assert cells[-1] == "equal"
 
 
 def test_demo_piped() -> None:
-    done = run("demo", "--size", "4")
+    done = run("demo", "--size", "1")
     assert (done.returncode, done.stderr) == (0, b"")
-    check_table(done.stdout.decode())
+    check_table(done.stdout.decode(), 1)
 
 
 def test_demo_on_a_terminal_shows_progress_and_erases_it() -> None:
     ours, theirs = pty.openpty()
     try:
         with subprocess.Popen(
-            [*COMMAND, "demo", "--size", "4"], stdout=subprocess.PIPE, stderr=theirs
+            [*COMMAND, "demo", "--size", "1"], stdout=subprocess.PIPE, stderr=theirs
         ) as child:
             assert child.stdout is not None
             out = child.stdout.read().decode()
@@ -447,8 +449,8 @@ def test_demo_on_a_terminal_shows_progress_and_erases_it() -> None:
     finally:
         os.close(ours)
         os.close(theirs)
-    check_table(out)
-    assert "writing 4 MiB" in seen
+    check_table(out, 1)
+    assert "writing 1 MiB" in seen
     assert "reading" in seen
     assert seen.endswith("\r\x1b[2K")
     assert "\n" not in seen
@@ -461,7 +463,7 @@ def test_demo_without_fsspec(
     assert demo.run(4) == 0
     out = capsys.readouterr().out
     assert "fsspec" not in out
-    check_table(out)
+    check_table(out, 4)
 
 
 def test_demo_requests_are_one_a_chunk(

@@ -255,7 +255,8 @@ def test_the_error_is_a_value_error_and_pickles() -> None:
 def test_import_survives_a_wrong_environment() -> None:
     """Only the read of a setting fails: whoever only imports is not stopped."""
     code = (
-        "import zfast.config as c\ntry: c.setting('io_threads')\nexcept ValueError as e: print(e)\n"
+        "from zfast.config import setting\n"
+        "try: setting('io_threads')\nexcept ValueError as e: print(e)\n"
     )
     environment = {**os.environ, "ZFAST_IO_THREADS__X": "1", "ZFAST_DEADLINE": "soon"}
     ran = subprocess.run(

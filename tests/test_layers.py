@@ -19,11 +19,19 @@ import pytest
 # of one layer may import each other as long as no cycle comes of it.
 LAYERS = (
     ("zfast._core", "zfast._core.extern"),
-    ("zfast._core.counters", "zfast._core.types"),
-    ("zfast._core.buffers", "zfast._core.http1", "zfast._core.retry", "zfast._core.transport"),
+    ("zfast._core.counters", "zfast._core.octets", "zfast._core.types"),
+    (
+        "zfast._core.buffers",
+        "zfast._core.request_head",
+        "zfast._core.response_head",
+        "zfast._core.retry",
+        "zfast._core.transport",
+    ),
+    ("zfast._core.http1",),
     ("zfast._core.semantics",),
     ("zfast._core.exchange",),
-    ("zfast._core.scheduler",),
+    ("zfast._core.policy", "zfast._core.scheduler"),
+    ("zfast._core.settlement",),
     ("zfast._core.engine",),
     ("zfast._core.batch",),
     ("zfast.config", "zfast.errors"),
@@ -48,6 +56,9 @@ KNOWS_URLLIB3 = "zfast.connections"
 # Decides, and leaves the doing to others: no clock, no socket, no thread.
 PURE = (
     "zfast._core.http1",
+    "zfast._core.octets",
+    "zfast._core.request_head",
+    "zfast._core.response_head",
     "zfast._core.retry",
     "zfast._core.semantics",
     "zfast.errors",

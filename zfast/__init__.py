@@ -1,6 +1,7 @@
 """zfast: zarr over the network at the speed of the network."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING
 
 from zfast._core.buffers import Body
 from zfast.cat import cat_ranges
@@ -20,7 +21,11 @@ from zfast.errors import (
     ZfastError,
 )
 from zfast.stats import show_config, stats
-from zfast.store import FastStore
+
+if TYPE_CHECKING or not _version("zarr").startswith("2."):
+    from zfast.store import FastStore
+else:
+    from zfast._zarr2 import FastStore
 
 __version__ = _version("zfast")
 

@@ -19,8 +19,8 @@ from zfast.policy import policy_for
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from zfast._core.batch import Policy
     from zfast._core.engine import Engine
+    from zfast._core.policy import Policy
     from zfast.connections import Connections, PoolManager, Retries, Timeouts
 
 __all__ = ["cat_ranges"]
@@ -97,8 +97,9 @@ def cat_ranges(
     ours = connections.shared(pool_manager, ca_certs, connect_timeout)
     targets = _Targets(ours, engine)
     batch = Batch(engine, setting("deadline", deadline) or 0.0, fail_fast=on_error == "raise")
+    authorized = "authorization" in (name.lower() for name in headers or ())
     for url, byte_range in zip(urls, ranges, strict=True):
-        _add(batch, policy, targets, url, byte_range)
+        _add(batch, policy, targets, url, byte_range, authorized)
     batch.submit()
     try:
         batch.wait()
@@ -149,10 +150,13 @@ def _add(
     targets: _Targets,
     url: str,
     byte_range: tuple[int | None, int | None],
+    authorized: bool,
 ) -> None:
     origin, target, authorization = targets.of(url)
-    fields = f"Authorization: {authorization}\r\n".encode("ascii") if authorization else b""
-    batch.add(policy, origin, _GET, target, *span(byte_range), fields=fields)
+    credentials = b""
+    if authorization and not authorized:
+        credentials = f"Authorization: {authorization}\r\n".encode("ascii")
+    batch.add(policy, origin, _GET, target, *span(byte_range), credentials=credentials)
 
 
 def _results(

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import email.utils
 import functools
-import importlib.metadata
 import math
 import os
 import sys
@@ -20,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
-from zfast import serve
+from zfast import __version__, serve
 
 __all__ = ["main"]
 
@@ -76,13 +75,6 @@ def _join_suffix(arguments: Sequence[str]) -> list[str]:
         else:
             joined.append(argument)
     return joined
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("zfast")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def _say(line: str) -> None:
@@ -202,7 +194,20 @@ def _group_facts(group: Any) -> Facts:
             texts = [_member_text(*item) for item in sorted(members(), key=lambda item: item[0])]
         except ListingError:
             texts = ["unknown: neither consolidated metadata nor a listing"]
-    return facts + [("" if number else "members", text) for number, text in enumerate(texts)]
+    return facts + _lines_of("members", texts)
+
+
+def _native_facts() -> Facts:
+    from zfast import show_config
+
+    parts = show_config().parts
+    names = [name for name in ("engine", "http", "tls", "codecs") if name in parts]
+    return _lines_of("native parts", [f"{name}: {parts[name]}" for name in names])
+
+
+def _lines_of(name: str, texts: Iterable[str]) -> Facts:
+    """One fact of several lines: the name stands before the first."""
+    return [("" if number else name, text) for number, text in enumerate(texts)]
 
 
 def _long_line(client: Any, name: str) -> str:
@@ -236,7 +241,7 @@ def _info(options: argparse.Namespace) -> int:
     with FastStore(options.url) as store:
         node: Any = zarr.open(store=store, mode="r")
         facts = _array_facts(node) if hasattr(node, "shape") else _group_facts(node)
-        facts += [("requests", str(store.stats()["requests"]))]
+        facts += [("requests", str(store.stats()["requests"])), *_native_facts()]
         width = max(len(name) for name, _ in facts)
         _say(f"{'url':<{width}}  {store}")
         for name, value in facts:
@@ -296,7 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zfast", description="Zarr arrays over HTTP, read without the GIL."
     )
-    parser.add_argument("--version", action="version", version=f"zfast {_version()}")
+    parser.add_argument("--version", action="version", version=f"zfast {__version__}")
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the code an error comes from"
     )

@@ -33,7 +33,7 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 
 from zfast import runtime
 from zfast._core.engine import Engine
-from zfast._core.http1 import check_target
+from zfast._core.request_head import check_target
 from zfast._core.types import Method, Status
 from zfast.config import setting
 from zfast.errors import ConfigurationError
@@ -104,7 +104,7 @@ def retry_numbers(retries: Retries) -> dict[str, Any]:
     retry = _retry(retries)
     methods = 0
     for method in Method:
-        if retry.allowed_methods is None or method.name in retry.allowed_methods:
+        if retry._is_method_retryable(method.name):
             methods |= 1 << method
     redirects = retry.redirect
     return {
@@ -182,6 +182,7 @@ class _Origin:
 class _Lease:
     """A connection that the engine has; `far` is its end of the relay, where there is one."""
 
+    origin: int
     pool: Any
     connection: Any
     far: socket.socket | None = None
@@ -260,6 +261,10 @@ class Connections:
 
 _all: weakref.WeakSet[Connections] = weakref.WeakSet()
 _shared: dict[tuple[Any, ...], Connections] = {}
+# By the id of the manager, which each of them keeps alive.
+_of_managers: weakref.WeakValueDictionary[tuple[int, float | None], Connections] = (
+    weakref.WeakValueDictionary()
+)
 
 
 def shared(
@@ -279,7 +284,13 @@ def shared(
     if manager is not None:
         if ca_certs is not None:
             raise ConfigurationError("pass ca_certs to your own pool_manager, not beside it")
-        return Connections(manager, connect_timeout)
+        with runtime.fork_guard:
+            # One for all clients of a manager: they share what its pools allow.
+            found = _of_managers.get((id(manager), connect_timeout))
+            if found is None:
+                found = Connections(manager, connect_timeout)
+                _of_managers[id(manager), connect_timeout] = found
+            return found
     key = (ca_certs, connect_timeout)
     with runtime.fork_guard:
         if key not in _shared:
@@ -337,7 +348,7 @@ def _dial(engine: Engine, origin_id: int) -> None:
 def _lend(engine: Engine, origin_id: int, pool: Any, connection: Any, used: bool) -> None:
     global _relay, _relayed
     lease_id = next(_lease_ids)
-    lease = _Lease(pool, connection)
+    lease = _Lease(origin_id, pool, connection)
     sock: Any = connection.sock
     sock.settimeout(0)
     with runtime.fork_guard:
@@ -433,9 +444,12 @@ def _serve(engine: Engine, kind: str, id: int, index: int) -> None:
     else:
         lease = _take_back(id)
         if lease is not None:
-            if kind == "close":
-                lease.connection.close()
-            _put_back(lease.pool, lease.connection)
+            try:
+                if kind == "close":
+                    lease.connection.close()
+                _put_back(lease.pool, lease.connection)
+            finally:
+                engine.left(lease.origin)
 
 
 def _forget() -> None:

@@ -19,40 +19,50 @@ class Hub:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
         self.engine = engine
+        self.loop = weakref.ref(loop)
         self.waker = Waker(engine)
-        self._handlers: dict[int, Callable[[int], None]] = {}
+        self._under_way: dict[int, tuple[Batch, Callable[[int], None]]] = {}
+        # The loop's own reference is the lasting one: a closed loop lets go of its hub.
         loop.add_reader(self.waker.fileno(), self._on_readable)
+
+    def __del__(self) -> None:
+        # Nobody is left who could be told.
+        for batch, _ in self._under_way.values():
+            batch.cancel()
 
     def submit(self, batch: Batch, handler: Callable[[int], None]) -> None:
         """Submit a batch; `handler` gets read indexes as they complete, -1 for the batch."""
-        self._handlers[batch.id] = handler
+        self._under_way[batch.id] = batch, handler
         try:
             batch.submit()
         except BaseException:
-            del self._handlers[batch.id]
+            del self._under_way[batch.id]
             raise
 
     def _on_readable(self) -> None:
         for batch_id, index in self.waker.completions():
             if index >= 0:
-                self._handlers[batch_id](index)
+                self._under_way[batch_id][1](index)
             else:
-                self._handlers.pop(batch_id)(-1)
+                self._under_way.pop(batch_id)[1](-1)
 
 
-_hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = weakref.WeakKeyDictionary()
+# By the id of the loop. Keyed by the loop itself, reads under way would keep a closed one for ever.
+_hubs: weakref.WeakValueDictionary[int, Hub] = weakref.WeakValueDictionary()
 
 
 def hub(engine: Engine) -> Hub:
     """The running loop's hub for this engine."""
     loop = asyncio.get_running_loop()
-    found = _hubs.get(loop)
+    found = _hubs.get(id(loop))
+    if found is not None and found.loop() is not loop:
+        found = None
     if found is None or found.engine is not engine:
         if found is not None:
             # A fork or a restart: what the former engine still owed this loop it owes no more.
             with contextlib.suppress(OSError, ValueError):
                 loop.remove_reader(found.waker.fileno())
-        found = _hubs[loop] = Hub(loop, engine)
+        found = _hubs[id(loop)] = Hub(loop, engine)
     return found
 
 

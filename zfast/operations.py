@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from zfast import runtime
-from zfast._core.batch import Batch, Policy
+from zfast._core.batch import Batch
 from zfast._core.buffers import Body
 from zfast._core.http1 import parse_fields
+from zfast._core.policy import Policy
 from zfast._core.types import Method, Status
 from zfast.connections import Connections
 from zfast.errors import ListingError, ZfastError, error_for
@@ -37,8 +38,9 @@ Steps = Generator[Batch, None, T]
 
 _INDEX_FIELDS = b"Accept: application/json, text/html;q=0.9\r\n"
 _GET, _HEAD, _PUT, _DELETE = (int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE))
-_OK, _MISSING, _CHANGED, _CANCELLED = (
-    int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED)
+_OK, _MISSING, _CHANGED, _CANCELLED, _OVERLONG = (
+    int(s)
+    for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED, Status.OVERLONG)
 )
 _LISTED_AT_ONCE = 256
 # What a server without index pages answers for a directory: nginx and Apache 403, others 405.
@@ -68,6 +70,9 @@ def read_error(
 ) -> ZfastError:
     """Build the error of a completed read that is neither OK nor missing."""
     outcome = batch.outcome(index)
+    detail = outcome["detail"]
+    if outcome["code"] == _OVERLONG and outcome["capacity"] is not None:
+        detail = f"the buffer has {outcome['capacity']} bytes"
     return error_for(
         Status(outcome["code"]),
         url=url,
@@ -75,7 +80,7 @@ def read_error(
         byte_range=byte_range,
         status=outcome["status"],
         attempts=outcome["attempts"],
-        detail=outcome["detail"],
+        detail=detail,
         method=method,
     )
 
@@ -163,18 +168,22 @@ class Operations:
         self, items: Sequence[tuple[str, Any]], on_error: OnError, new_batch: NewBatch
     ) -> Steps[list[Any]]:
         # The origin sends the whole object for every range: one request a key, sliced here.
-        places = {key: index for index, key in enumerate(dict.fromkeys(key for key, _ in items))}
         wanted = [span(byte_range) for _, byte_range in items]
+        firsts: dict[str, tuple[str, Any]] = {}
+        for item in items:
+            firsts.setdefault(item[0], item)
+        places = {key: index for index, key in enumerate(firsts)}
         batch = new_batch(fail_fast=on_error == "raise")
-        whole = [(key, None) for key in places]
-        self._add_reads(batch, whole)
+        self._add_reads(batch, [(key, None) for key in firsts])
         yield batch
-        objects = self._results(batch, whole, on_error)
-        found = [objects[places[key]] for key, _ in items]
-        return [
-            body.part(*bounds(wish, len(body))) if isinstance(body, Body) else body
-            for body, wish in zip(found, wanted, strict=True)
-        ]
+        results = self._results(batch, list(firsts.values()), on_error)
+        found = [results[places[key]] for key, _ in items]
+        for at, (key, byte_range) in enumerate(items):
+            if isinstance(found[at], Body):
+                found[at] = found[at].part(*bounds(wanted[at], len(found[at])))
+            elif found[at] is not None:
+                found[at] = self.error(batch, places[key], key, byte_range)
+        return found
 
     def read_into(self, key: str, byte_range: Any, buffer: Any, new_batch: NewBatch) -> Steps[int]:
         """Bytes read into `buffer`."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from zfast._core.batch import Policy
-from zfast._core.http1 import check_field_value, check_token
+from zfast._core.policy import Policy
+from zfast._core.request_head import check_field_value, check_token
 from zfast.connections import credential_fields, retry_numbers, retry_statuses
 from zfast.errors import ConfigurationError
 

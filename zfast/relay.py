@@ -8,6 +8,7 @@ one takes it for each block.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import selectors
 import socket
@@ -186,16 +187,21 @@ class Relay:
                 if key.fileobj is self._woken:
                     self._do_jobs()
                 elif key.data in self._sessions:
-                    self._serve(key.data)
+                    self._guard(functools.partial(self._serve, key.data))
 
     def _do_jobs(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(4096)
         while self._todo:
-            try:
-                self._todo.popleft()()
-            except Exception:
-                _log.exception("the TLS relay failed at a session")
+            self._guard(self._todo.popleft())
+
+    @staticmethod
+    def _guard(job: Callable[[], None]) -> None:
+        # One session must not end the thread that all the others live by.
+        try:
+            job()
+        except Exception:
+            _log.exception("the TLS relay failed at a session")
 
     def _begin(self, lease: int, session: _Session) -> None:
         self._sessions[lease] = session

@@ -11,11 +11,12 @@ import logging
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-from zfast._core.batch import after_fork_in_child
 from zfast._core.engine import Engine
+from zfast._core.policy import after_fork_in_child
 from zfast.config import setting
 
 __all__ = ["current", "fork_guard", "on_fork", "running", "serve_with"]
@@ -30,7 +31,7 @@ _engine: Engine | None = None
 _threads: list[threading.Thread] = []
 _serve: Callable[[Engine, str, int, int], None] | None = None
 _forgets: list[Callable[[], None]] = []
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 # Held around whatever must be whole when the process forks, and by the fork itself.
 fork_guard = threading.RLock()
@@ -106,13 +107,16 @@ def _answer(engine: Engine, call: tuple[str, int, int]) -> None:
 
 def _stop() -> None:
     global _engine
+    # For good: who asks for an engine from here on is a daemon thread, and ends with the process.
+    _lock.acquire()
     engine, _engine = _engine, None
     if engine is None:
         return
-    engine.stop()
+    engine.stop(exiting=True)
+    deadline = time.monotonic() + _JOIN_SECONDS
     for thread in _threads:
         # One that is opening a connection is not waited for: it ends with the process.
-        thread.join(_JOIN_SECONDS if thread.is_alive() else 0)
+        thread.join(max(0.0, deadline - time.monotonic()))
     while (call := engine.next_call()) is not None:
         _answer(engine, call)
 

@@ -9,7 +9,7 @@ from typing import Any
 import zarr
 
 from zfast import connections, runtime
-from zfast._core.batch import process_counters
+from zfast._core.policy import process_counters
 from zfast.config import SETTINGS, setting, source
 
 __all__ = ["Configuration", "show_config", "stats"]
@@ -21,13 +21,14 @@ def stats() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``requests`` (HTTP exchanges begun), ``reads`` (operations completed), ``missing``,
-        ``failed``, ``bytes_received``, ``bytes_sent``, ``retries``, ``stale_retries`` (free ones:
-        an idle connection had been closed), ``redirects``, ``resumed``; ``first_byte`` and
-        ``transfer``, histograms whose element b counts times below 2**b µs that no earlier element
-        counts; of this moment ``in_flight``, ``connections``, ``dialling``, ``delayed`` and their
-        limits; ``connections_opened``, ``connections_reused`` (out of a urllib3 pool),
-        ``connections_closed``; ``connections_through_python``, whose TLS takes the GIL.
+        ``batches`` (handed to the engine), ``requests`` (HTTP exchanges begun), ``reads``
+        (operations completed), ``missing``, ``failed``, ``bytes_received``, ``bytes_sent``,
+        ``retries``, ``stale_retries`` (free ones: an idle connection had been closed),
+        ``redirects``, ``resumed``; ``first_byte`` and ``transfer``, histograms whose element b
+        counts times below 2**b µs that no earlier element counts; of this moment ``in_flight``,
+        ``connections``, ``dialling``, ``delayed`` and their limits; ``connections_opened``,
+        ``connections_reused`` (out of a urllib3 pool), ``connections_closed``;
+        ``connections_through_python``, whose TLS takes the GIL.
     """
     numbers = process_counters()
     engine = runtime.running()

@@ -7,7 +7,8 @@ from typing import Any
 
 from fuzz.http1_oracle import Outcome, read_response
 
-from zfast._core.http1 import Event, Framing, Http1Error, ResponseParser
+from zfast._core.http1 import Event, ResponseParser
+from zfast._core.response_head import Framing, Http1Error
 
 
 def named_head(parser: ResponseParser) -> dict[str, Any]:
@@ -106,3 +107,19 @@ def read(data: bytes, **options: Any) -> Outcome:
     assert feed_direct(single_bytes(data), **options) == outcome
     assert read_response(data, **options) == outcome
     return outcome
+
+
+def head_of(*lines: str, status_line: str = "HTTP/1.1 200 OK", **options: Any) -> dict[str, Any]:
+    """Read a response of these lines, which is a good one; return its head."""
+    data = "\r\n".join([status_line, *lines, "", ""]).encode("latin-1")
+    outcome = read(data, **options)
+    assert outcome.error == "NONE"
+    assert outcome.head is not None
+    return outcome.head
+
+
+def error_of(data: bytes, **options: Any) -> str:
+    """Read a response that is none; return the name of its error."""
+    outcome = read(data, **options)
+    assert outcome.event == "ERROR"
+    return outcome.error

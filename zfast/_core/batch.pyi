@@ -1,48 +1,8 @@
-from collections.abc import Iterable
 from typing import Any
 
 from zfast._core.buffers import Body
 from zfast._core.engine import Engine
-
-class Policy:
-    """What all requests of a client have in common; immutable once made.
-
-    Parameters
-    ----------
-    fields, foreign_fields : bytes
-        Header lines for every request, and those that another origin may see after a redirect.
-    missing, retry : iterable of int
-        HTTP statuses that mean "missing", and those worth another attempt.
-    retries : dict
-        The numbers of a `urllib3.Retry`, None as -1; see ``RetryPolicy`` in retry.pxd.
-    read_timeout : float
-        Seconds without progress after which an attempt has failed, 0 for none.
-    max_in_flight : int
-        Requests of this client on the wire at once.
-    """
-
-    def __init__(
-        self,
-        fields: bytes,
-        foreign_fields: bytes,
-        missing: Iterable[int],
-        retry: Iterable[int],
-        retries: dict[str, Any],
-        read_timeout: float,
-        max_in_flight: int,
-    ) -> None: ...
-    def counters(self) -> dict[str, Any]:
-        """What the requests of this policy did, as a dict of int and of lists of int.
-
-        ``first_byte`` and ``transfer`` are histograms: element b counts times below 2**b µs that
-        no earlier element counts.
-        """
-
-def process_counters() -> dict[str, Any]:
-    """The counters of all clients that this process has had, summed; see `Policy.counters`."""
-
-def after_fork_in_child() -> None:
-    """Make this module's lock usable in a forked child, whoever held it in the parent."""
+from zfast._core.policy import Policy
 
 class Waker:
     """The one descriptor that wakes an event loop for completions of all its batches.
@@ -102,6 +62,7 @@ class Batch:
         end: int = 0,
         into: Any = None,
         fields: bytes = b"",
+        credentials: bytes = b"",
         content: Any = None,
         repeatable: bool = True,
         keep_head: bool = False,
@@ -124,6 +85,8 @@ class Batch:
             Writable C-contiguous destination; without it the body gets memory made to measure.
         fields : bytes
             Further header lines.
+        credentials : bytes
+            Header lines that must not follow a redirect to another origin.
         content : buffer, optional
             What a PUT sends.
         repeatable : bool

@@ -4,50 +4,38 @@ A batch that was submitted stays alive, with every destination pinned, until its
 been settled, whoever stopped waiting for it.
 """
 
-import os
 import socket
 import threading
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uintptr_t
-from libc.string cimport memset
 from libcpp.deque cimport deque
-from libcpp.unordered_set cimport unordered_set
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
-from posix.unistd cimport close
+from posix.unistd cimport close, getpid
 
-from zfast._core.buffers cimport (
-    Body,
-    Pin,
-    arena_free,
-    arena_new,
-    body_over,
-    pin,
-    slab_release,
-)
-from zfast._core.counters cimport HISTOGRAM_BUCKETS, Counters
+from zfast._core.buffers cimport Body, Pin, arena_free, arena_new, body_over, pin, slab_release
 from zfast._core.engine cimport Engine
-from zfast._core.exchange cimport Profile, Request
+from zfast._core.exchange cimport Request
 from zfast._core.extern.pthread cimport (
     pthread_cond_destroy,
     pthread_cond_init,
     pthread_cond_timedwait,
-    pthread_mutex_init,
+    pthread_cond_wait,
     pthread_mutex_lock,
-    pthread_mutex_t,
     pthread_mutex_unlock,
 )
 from zfast._core.extern.sockets cimport MSG_DONTWAIT, recv
+from zfast._core.policy cimport Policy
 from zfast._core.scheduler cimport (
     BatchState,
     Notices,
     Origin,
     Scheduler,
     monotonic,
-    scheduler_cancel,
     scheduler_submit,
 )
-from zfast._core.semantics cimport POLICY_MISSING, POLICY_RETRY, STATUS_LIMIT
+from zfast._core.settlement cimport scheduler_cancel
 from zfast._core.types cimport (
     METHOD_GET,
     STATUS_CANCELLED,
@@ -64,127 +52,7 @@ cdef enum:
 _ids = iter(range(1, 1 << 62))
 
 
-ctypedef Profile* Profile_ptr
-
-# The counters of every client that there is, and the sum of those of every one that was.
-cdef pthread_mutex_t _profiles_lock
-cdef unordered_set[Profile_ptr] _profiles
-cdef Counters _retired
-pthread_mutex_init(&_profiles_lock, NULL)
-memset(&_retired, 0, sizeof(_retired))
-
-cdef void _add_counters(Counters* total, const Counters* some) noexcept nogil:
-    cdef unsigned long long* sums = <unsigned long long*>total
-    cdef const unsigned long long* numbers = <const unsigned long long*>some
-    cdef size_t index
-    for index in range(sizeof(Counters) // sizeof(unsigned long long)):
-        sums[index] += numbers[index]
-
-
-cdef dict _as_dict(const Counters* c):
-    return {
-        "requests": c.requests,
-        "reads": c.reads,
-        "missing": c.missing,
-        "failed": c.failed,
-        "bytes_received": c.bytes_received,
-        "bytes_sent": c.bytes_sent,
-        "retries": c.retries,
-        "stale_retries": c.stale_retries,
-        "redirects": c.redirects,
-        "resumed": c.resumed,
-        "first_byte": [c.first_byte[b] for b in range(HISTOGRAM_BUCKETS)],
-        "transfer": [c.transfer[b] for b in range(HISTOGRAM_BUCKETS)],
-    }
-
-
-def process_counters():
-    """The counters of all clients that this process has had, summed; see `Policy.counters`."""
-    cdef Counters total
-    pthread_mutex_lock(&_profiles_lock)
-    total = _retired
-    for profile in _profiles:
-        _add_counters(&total, &profile.counters)
-    pthread_mutex_unlock(&_profiles_lock)
-    return _as_dict(&total)
-
-
-def after_fork_in_child():
-    """Make this module's lock usable in a forked child, whoever held it in the parent."""
-    pthread_mutex_init(&_profiles_lock, NULL)
-
-
-cdef class Policy:
-    """What all requests of a client have in common; immutable once made.
-
-    Parameters
-    ----------
-    fields, foreign_fields : bytes
-        Header lines for every request, and those that another origin may see after a redirect.
-    missing, retry : iterable of int
-        HTTP statuses that mean "missing", and those worth another attempt.
-    retries : dict
-        The numbers of a `urllib3.Retry`, None as -1; see ``RetryPolicy`` in retry.pxd.
-    read_timeout : float
-        Seconds without progress after which an attempt has failed, 0 for none.
-    max_in_flight : int
-        Requests of this client on the wire at once.
-    """
-
-    cdef Profile* profile
-
-    def __cinit__(self, bytes fields, bytes foreign_fields, missing, retry, dict retries,
-                  double read_timeout, int max_in_flight):
-        cdef Profile* profile = new Profile()
-        self.profile = profile
-        profile.fields = fields
-        profile.foreign_fields = foreign_fields
-        memset(&profile.statuses, 0, sizeof(profile.statuses))
-        memset(&profile.counters, 0, sizeof(profile.counters))
-        for statuses, flag in ((missing, POLICY_MISSING), (retry, POLICY_RETRY)):
-            for status in statuses:
-                if not 100 <= status < STATUS_LIMIT:
-                    raise ValueError(f"{status!r} is no HTTP status")
-                profile.statuses.flags[status] |= flag
-        profile.retry.total = retries["total"]
-        profile.retry.connect = retries["connect"]
-        profile.retry.read = retries["read"]
-        profile.retry.status = retries["status"]
-        profile.retry.other = retries["other"]
-        profile.retry.redirects = retries["redirects"]
-        profile.retry.backoff_factor = retries["backoff_factor"]
-        profile.retry.backoff_max = retries["backoff_max"]
-        profile.retry.backoff_jitter = retries["backoff_jitter"]
-        profile.retry.retry_after_max = retries["retry_after_max"]
-        profile.retry.respect_retry_after = retries["respect_retry_after"]
-        profile.retry.methods = retries["methods"]
-        profile.read_timeout = read_timeout
-        profile.max_in_flight = max_in_flight
-        profile.in_flight = 0
-        pthread_mutex_lock(&_profiles_lock)
-        _profiles.insert(profile)
-        pthread_mutex_unlock(&_profiles_lock)
-
-    def __dealloc__(self):
-        # Batches hold the policies of their requests: no worker knows this one any more.
-        if self.profile == NULL:
-            return
-        pthread_mutex_lock(&_profiles_lock)
-        _add_counters(&_retired, &self.profile.counters)
-        _profiles.erase(self.profile)
-        pthread_mutex_unlock(&_profiles_lock)
-        del self.profile
-
-    def counters(self):
-        """What the requests of this policy did, as a dict of int and of lists of int.
-
-        ``first_byte`` and ``transfer`` are histograms: element b counts times below 2**b µs that
-        no earlier element counts.
-        """
-        # Read without the lock: each number is right, their sum may be a moment apart.
-        return _as_dict(&self.profile.counters) | {"in_flight": self.profile.in_flight}
-
-
+@cython.no_gc_clear  # giving the notices up takes the engine
 cdef class Waker:
     """The one descriptor that wakes an event loop for completions of all its batches.
 
@@ -239,7 +107,7 @@ cdef class Waker:
 
 cdef _disown_notices(Engine engine, Notices* notices):
     cdef bint last
-    if engine.pid != os.getpid():
+    if engine.pid != getpid():
         return
     pthread_mutex_lock(&engine.scheduler.lock)
     notices.owners -= 1
@@ -250,6 +118,7 @@ cdef _disown_notices(Engine engine, Notices* notices):
         del notices
 
 
+@cython.no_gc_clear  # as for the waker
 cdef class Batch:
     """Reads (and writes) to be submitted together.
 
@@ -319,7 +188,7 @@ cdef class Batch:
 
     def add(self, Policy policy not None, long long origin, int method, bytes target not None,
             int kind=0, long long start=0, long long end=0, into=None, bytes fields=b"",
-            content=None, bint repeatable=True, bint keep_head=False):
+            bytes credentials=b"", content=None, bint repeatable=True, bint keep_head=False):
         """Add a request; its index in the batch is the number of those before it.
 
         Parameters
@@ -338,6 +207,8 @@ cdef class Batch:
             Writable C-contiguous destination; without it the body gets memory made to measure.
         fields : bytes
             Further header lines.
+        credentials : bytes
+            Header lines that must not follow a redirect to another origin.
         content : buffer, optional
             What a PUT sends.
         repeatable : bool
@@ -368,6 +239,7 @@ cdef class Batch:
         request.method = <Method>method
         request.target = target
         request.fields = fields
+        request.credentials = credentials
         request.wanted.kind = <RangeKind>kind
         request.wanted.start = start
         request.wanted.end = end
@@ -401,7 +273,7 @@ cdef class Batch:
 
     def cancel(self, long long index=-1):
         """End one read (or all, with -1) as CANCELLED, unless it is complete."""
-        if self.engine.pid != os.getpid():
+        if self.engine.pid != getpid():
             return
         pthread_mutex_lock(&self.engine.scheduler.lock)
         scheduler_cancel(self.engine.scheduler, self.state, index, STATUS_CANCELLED)
@@ -415,12 +287,16 @@ cdef class Batch:
         """
         cdef bint serves_signals = threading.current_thread() is threading.main_thread()
         cdef bint done = False
-        if not self.state.submitted or self.engine.pid != os.getpid():
+        if not self.state.submitted or self.engine.pid != getpid():
             raise RuntimeError("the batch was not submitted in this process")
+        if not serves_signals:
+            with nogil:
+                _wait_until_done(self.engine.scheduler, self.state)
+            done = True
         while not done:
             with nogil:
                 done = _wait_a_while(self.engine.scheduler, self.state)
-            if not done and serves_signals:
+            if not done:
                 try:
                     PyErr_CheckSignals()
                 except BaseException:
@@ -477,6 +353,7 @@ cdef class Batch:
             "attempts": request.attempts,
             "errno": request.error,
             "delivered": request.delivered,
+            "capacity": None if request.measured else request.capacity,
             "object_size": request.object_size if request.object_size >= 0 else None,
             "range_ignored": request.range_ignored,
             "detail": request.detail.decode("utf-8", "replace"),
@@ -498,6 +375,13 @@ cdef class Batch:
         request.slab = NULL
         request.memory = NULL
         return body
+
+
+cdef void _wait_until_done(Scheduler* s, BatchState* state) noexcept nogil:
+    pthread_mutex_lock(&s.lock)
+    while not state.done:
+        pthread_cond_wait(&state.completed, &s.lock)
+    pthread_mutex_unlock(&s.lock)
 
 
 cdef bint _wait_a_while(Scheduler* s, BatchState* state) noexcept nogil:

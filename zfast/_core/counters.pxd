@@ -4,6 +4,7 @@ cdef enum:
     HISTOGRAM_BUCKETS = 32      # bucket b counts times below 2**b microseconds
 
 cdef struct Counters:
+    unsigned long long batches          # submitted with at least one read of the client
     unsigned long long requests         # HTTP exchanges begun, retries and redirects included
     unsigned long long reads            # reads, heads, puts and deletes completed, however
     unsigned long long missing

@@ -65,9 +65,7 @@ class Engine:
             None when the engine has stopped.
         """
 
-    def adopt(
-        self, lease_id: int, origin_id: int, fd: int, used: bool, clean_end: bool
-    ) -> None:
+    def adopt(self, lease_id: int, origin_id: int, fd: int, used: bool, clean_end: bool) -> None:
         """Take over an open connection that answers a "dial".
 
         Parameters
@@ -117,11 +115,20 @@ class Engine:
     def release_idle(self, origin_ids: Iterable[int]) -> None:
         """Give the idle connections of these origins back to their pools now."""
 
+    def left(self, origin_id: int) -> None:
+        """A connection that was to be released or closed is with its owner again."""
+
     def snapshot(self) -> dict[str, int]:
         """Connections and requests of this moment, as a dict of int."""
 
-    def stop(self) -> None:
-        """End every batch with CLOSED, every thread, and every wait for a call. Idempotent."""
+    def stop(self, exiting: bool = False) -> None:
+        """End every batch with CLOSED, every thread, and every wait for a call. Idempotent.
+
+        Parameters
+        ----------
+        exiting : bool
+            The process ends: who still waits for a batch, a daemon thread, is left waiting.
+        """
 
     def abandon(self) -> None:
         """In a forked child: the threads are the parent's. Close the descriptors, touch no lock."""

@@ -10,9 +10,10 @@ import socket
 
 from libc.math cimport ceil, fmax
 from libc.stdlib cimport free, malloc
+from libcpp.string cimport string
 from libcpp.vector cimport vector
 from posix.signal cimport sigfillset, sigset_t
-from posix.unistd cimport close
+from posix.unistd cimport close, getpid
 
 from zfast._core.exchange cimport (
     CONCLUDED_BROKEN,
@@ -44,6 +45,7 @@ from zfast._core.scheduler cimport (
     CALL_DIAL,
     CALL_REDIRECT,
     CALL_RELEASE,
+    NOBODY,
     Assignment,
     BatchState,
     Call,
@@ -53,17 +55,21 @@ from zfast._core.scheduler cimport (
     Worker,
     monotonic,
     scheduler_adopt,
+    scheduler_dispatch,
+    scheduler_left,
+    scheduler_lose,
+    scheduler_retire,
+    wake,
+)
+from zfast._core.settlement cimport (
     scheduler_cancel,
     scheduler_dial_failed,
-    scheduler_dispatch,
     scheduler_finish,
-    scheduler_lose,
     scheduler_next_tick,
     scheduler_redirected,
-    scheduler_retire,
     scheduler_settle,
+    scheduler_take_back,
     scheduler_tick,
-    wake,
 )
 from zfast._core.transport cimport transport_over_socket
 from zfast._core.types cimport STATUS_CLOSED, STATUS_OK, STATUS_READ_TIMEOUT, Status
@@ -109,6 +115,9 @@ cdef void _free_lease(Lease* lease) noexcept nogil:
 cdef void _cancel_marked(Thread* thread) noexcept nogil:
     cdef Scheduler* s = thread.scheduler
     cdef Request* request
+    for assignment in s.workers[thread.index].inbox:
+        if not assignment.lease.adopted:
+            _watch(thread, assignment.lease)
     for lease in thread.leases:
         request = lease.request
         if request != NULL and request.cancelled != STATUS_OK:
@@ -184,6 +193,9 @@ cdef void _settle(Thread* thread, vector[Lease*]* concluded, double now) noexcep
         elif lease.idle:
             # The server closed an idle connection, or spoke unasked.
             scheduler_retire(thread.scheduler, lease, False)
+        elif lease.request != NULL:
+            # The same, while a request was about to be sent over it.
+            scheduler_take_back(thread.scheduler, lease)
     concluded.clear()
 
 
@@ -253,9 +265,9 @@ cdef void* _work(void* argument) noexcept nogil:
             _cancel_marked(thread)
         if thread.index == 0:
             scheduler_tick(s, now)
+        next_check = _expire(thread, now)
         scheduler_dispatch(s, thread.index, now)
         _take_inbox(thread, &begun)
-        next_check = _expire(thread, now)
         next_tick = scheduler_next_tick(s) if thread.index == 0 else 0
         stopping = s.stopping
         pthread_mutex_unlock(&s.lock)
@@ -285,7 +297,7 @@ cdef class Engine:
     """
 
     def __dealloc__(self):
-        if not self.stopped or self.scheduler == NULL or self.pid != os.getpid():
+        if not self.stopped or self.scheduler == NULL or self.pid != getpid():
             return
         for thread in self.threads:
             del thread
@@ -305,17 +317,17 @@ cdef class Engine:
         self.scheduler = s
         self.max_head = max_head
         self.stopped = False
-        self.pid = os.getpid()
+        self.pid = getpid()
         self.live = {}
         pthread_mutex_init(&s.lock, NULL)
         pthread_cond_init(&s.calls_waiting, NULL)
-        s.in_flight = s.leases = s.dialling = 0
+        s.in_flight = s.leases = s.dialling = s.leaving = 0
         s.max_in_flight = max_in_flight
         s.max_leases = max_leases
         s.next_deadline = 0
         s.dice = int.from_bytes(os.urandom(8), "little") | 1
         s.connections_opened = s.connections_reused = s.connections_closed = 0
-        s.stopping = False
+        s.stopping = s.exiting = False
         for index in range(io_threads):
             self._add_thread(index, idle_timeout)
         self._start()
@@ -361,7 +373,7 @@ cdef class Engine:
             raise OSError(error, "the engine's threads did not start")
 
     cdef ensure_usable(self):
-        if self.stopped or self.pid != os.getpid():
+        if (self.stopped and not self.scheduler.exiting) or self.pid != getpid():
             raise RuntimeError("this engine has ended; a new one starts with the next read")
 
     cdef reap(self):
@@ -412,7 +424,7 @@ cdef class Engine:
         origin.endpoint.fields = fields
         origin.endpoint.prefix = prefix
         origin.pending = 0
-        origin.leases = origin.dialling = origin.dial_failures = 0
+        origin.leases = origin.dialling = origin.leaving = origin.dial_failures = 0
         origin.max_leases = max_leases
         origin.listed = False
         origin.dial_after = 0
@@ -453,6 +465,7 @@ cdef class Engine:
                             origin.dialling -= 1
                             s.dialling -= 1
                             call.id = -1
+                            scheduler_dispatch(s, NOBODY, monotonic())
                 pthread_mutex_unlock(&s.lock)
             if stopping:
                 return None
@@ -478,6 +491,8 @@ cdef class Engine:
         cdef Scheduler* s = self.scheduler
         cdef Lease* lease
         self.ensure_usable()
+        if self.stopped:
+            raise RuntimeError("the process ends: no connection is needed any more")
         lease = new Lease()
         lease.id = lease_id
         lease.idle = lease.adopted = lease.retired = False
@@ -538,14 +553,17 @@ cdef class Engine:
         """What a "redirect" is about: (target, location, authority, origin), None if it is over."""
         cdef Scheduler* s = self.scheduler
         cdef Request* request
-        found = None
+        cdef string target, location, authority
+        cdef long long origin = -1
+        # As in `snapshot`: no Python object is made under the lock.
         pthread_mutex_lock(&s.lock)
         if s.batches.count(batch_id):
             request = &s.batches[batch_id].requests[index]
-            found = (request.target, request.location, request.endpoint.authority,
-                     (<Origin*>request.origin).id)
+            target, location = request.target, request.location
+            authority = request.endpoint.authority
+            origin = (<Origin*>request.origin).id
         pthread_mutex_unlock(&s.lock)
-        return found
+        return None if origin < 0 else (target, location, authority, origin)
 
     def redirect(
         self, long long batch_id, size_t index, long long origin_id, bytes target, bint foreign
@@ -577,34 +595,59 @@ cdef class Engine:
             wake(worker)
         pthread_mutex_unlock(&s.lock)
 
+    def left(self, long long origin_id):
+        """A connection that was to be released or closed is with its owner again."""
+        cdef Scheduler* s = self.scheduler
+        if self.stopped or self.pid != getpid():
+            return
+        pthread_mutex_lock(&s.lock)
+        scheduler_left(s, s.origins[origin_id], monotonic())
+        pthread_mutex_unlock(&s.lock)
+
     def snapshot(self):
         """Connections and requests of this moment, as a dict of int."""
         cdef Scheduler* s = self.scheduler
+        cdef int in_flight, max_in_flight, leases, max_leases, dialling
+        cdef size_t delayed
+        cdef unsigned long long opened, reused, closed
         self.ensure_usable()
+        # No Python object is made under the lock: the garbage collector might run, and an end of
+        # a batch wants the lock too.
         pthread_mutex_lock(&s.lock)
-        numbers = {
-            "in_flight": s.in_flight,
-            "max_in_flight": s.max_in_flight,
-            "connections": s.leases,
-            "max_connections": s.max_leases,
-            "dialling": s.dialling,
-            "delayed": s.delayed.size(),
-            "connections_opened": s.connections_opened,
-            "connections_reused": s.connections_reused,
-            "connections_closed": s.connections_closed,
-        }
+        in_flight, max_in_flight = s.in_flight, s.max_in_flight
+        leases, max_leases = s.leases, s.max_leases
+        dialling = s.dialling
+        delayed = s.delayed.size()
+        opened, reused, closed = s.connections_opened, s.connections_reused, s.connections_closed
         pthread_mutex_unlock(&s.lock)
-        return numbers
+        return {
+            "in_flight": in_flight,
+            "max_in_flight": max_in_flight,
+            "connections": leases,
+            "max_connections": max_leases,
+            "dialling": dialling,
+            "delayed": delayed,
+            "connections_opened": opened,
+            "connections_reused": reused,
+            "connections_closed": closed,
+        }
 
-    def stop(self):
-        """End every batch with CLOSED, every thread, and every wait for a call. Idempotent."""
+    def stop(self, bint exiting=False):
+        """End every batch with CLOSED, every thread, and every wait for a call. Idempotent.
+
+        Parameters
+        ----------
+        exiting : bool
+            The process ends: who still waits for a batch, a daemon thread, is left waiting.
+        """
         cdef Scheduler* s = self.scheduler
         cdef vector[BatchState*] batches
         cdef Thread* thread
-        if self.stopped or self.pid != os.getpid():
+        if self.stopped or self.pid != getpid():
             return
-        self.stopped = True
         pthread_mutex_lock(&s.lock)
+        s.exiting = exiting
+        self.stopped = True
         for entry in s.batches:
             batches.push_back(entry.second)
         for batch in batches:
@@ -619,6 +662,8 @@ cdef class Engine:
                 pthread_join(thread.handle, NULL)
         self._close_leases()
         self.reap()
+        for worker in s.workers:
+            worker.wake_fd = -1
         for fd in self.descriptors:
             close(fd)
 

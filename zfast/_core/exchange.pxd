@@ -38,6 +38,7 @@ cdef cppclass Request:
     Method method
     string target
     string fields                   # header lines of this request alone
+    string credentials              # more of them, but not for another origin
     ByteRange wanted
     const char* content             # of a PUT
     size_t content_size
@@ -51,6 +52,7 @@ cdef cppclass Request:
     bint resumable
     bint foreign                    # redirected to another origin: no credentials
     Status cancelled                # why it is to end, STATUS_OK while it is not
+    bint with_python                # its redirect waits for an answer
     bint range_ignored
     bint repeatable                 # sending it twice does no harm
     bint stale_retried

@@ -9,32 +9,36 @@ from libc.errno cimport ECONNRESET
 from libc.string cimport memcpy
 
 from zfast._core.buffers cimport arena_take, slab_grown, slab_release
-from zfast._core.extern.sockets cimport POLLHUP, POLLERR, POLLIN, POLLOUT
+from zfast._core.extern.sockets cimport POLLERR, POLLHUP, POLLIN, POLLOUT
 from zfast._core.http1 cimport (
     BODY,
-    CONTENT_LENGTH,
     END,
-    EOF_BEFORE_HEAD,
-    EOF_IN_BODY,
-    EOF_IN_HEAD,
     ERROR,
     HEAD,
-    HEAD_TOO_LARGE,
     NEED_DATA,
-    TOO_MANY_FIELDS,
-    TOO_MANY_INTERIM,
-    UNTIL_EOF,
     Event,
-    http1_content_length,
     http1_direct,
     http1_direct_received,
     http1_eof,
     http1_feed,
+    http1_start,
+)
+from zfast._core.request_head cimport (
+    http1_content_length,
     http1_field,
     http1_finish,
     http1_range,
     http1_request_line,
-    http1_start,
+)
+from zfast._core.response_head cimport (
+    CONTENT_LENGTH,
+    EOF_BEFORE_HEAD,
+    EOF_IN_BODY,
+    EOF_IN_HEAD,
+    HEAD_TOO_LARGE,
+    TOO_MANY_FIELDS,
+    TOO_MANY_INTERIM,
+    UNTIL_EOF,
 )
 from zfast._core.semantics cimport (
     MEANS_CONTENT,
@@ -116,10 +120,20 @@ cdef void _write_range(Request* request, string* out) noexcept nogil:
     http1_field(out, "If-Range", request.etag)
 
 
+cdef bint _has_all(const Request* request) noexcept nogil:
+    # Every byte came, yet the response was not complete: there is no range left to resume with.
+    cdef long long reached = request.wanted.start + <long long>request.delivered
+    if request.wanted.kind == RANGE_BOUNDED and reached >= request.wanted.end:
+        return True
+    if request.wanted.kind == RANGE_SUFFIX:
+        reached = max(request.object_size - request.wanted.start, 0) + <long long>request.delivered
+    return 0 <= request.object_size <= reached
+
+
 cdef void exchange_begin(Exchange* exchange, Request* request, double now) noexcept nogil:
     cdef string* out = &exchange.out
     request.attempts += 1
-    if request.delivered and not request.resumable:
+    if request.delivered and (not request.resumable or _has_all(request)):
         request.delivered = 0
     out.clear()
     if request.endpoint.prefix.empty():
@@ -133,6 +147,7 @@ cdef void exchange_begin(Exchange* exchange, Request* request, double now) noexc
         out.append(request.profile.foreign_fields)
     else:
         out.append(request.profile.fields)
+        out.append(request.credentials)
     out.append(request.fields)
     _write_range(request, out)
     if request.method == METHOD_PUT:
@@ -322,7 +337,7 @@ cdef bint _on_head(Exchange* exchange) noexcept nogil:
             exchange.parser.head.location.size,
         )
     if verdict.meaning == MEANS_EMPTY or verdict.meaning == MEANS_CONTENT:
-        if verdict.range_ignored:
+        if verdict.range_ignored and not verdict.from_start:
             request.range_ignored = True
         if verdict.meaning == MEANS_CONTENT and request.method == METHOD_GET:
             return _on_content_head(exchange)
@@ -495,8 +510,15 @@ cdef bint _receive_direct(Exchange* exchange, size_t size) noexcept nogil:
     request.delivered += size
     exchange.take -= <long long>size
     if event == END:
-        return _on_end(exchange, False)
+        return _on_end(exchange, _has_more(exchange))
     return _protocol_error(exchange) if event == ERROR else False
+
+
+cdef inline bint _has_more(Exchange* exchange) noexcept nogil:
+    # Bytes behind a response must not pass for the next one (RFC 9112, section 6.3).
+    cdef char octet
+    return exchange.transport.operations.recv(
+        &exchange.transport, &octet, 1) != TRANSPORT_WOULD_BLOCK
 
 
 cdef bint _on_end_of_stream(Exchange* exchange) noexcept nogil:

@@ -1,6 +1,7 @@
-from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any
+
+from zfast._core.response_head import Http1Error
 
 class Event(IntEnum):
     """What feeding the parser came to."""
@@ -10,31 +11,6 @@ class Event(IntEnum):
     BODY = ...
     END = ...
     ERROR = ...
-
-class Framing(IntEnum):
-    """How the end of a body is known (RFC 9112, section 6.3)."""
-
-    NO_BODY = ...
-    CONTENT_LENGTH = ...
-    CHUNKED = ...
-    UNTIL_EOF = ...
-
-class Http1Error(IntEnum):
-    """Why a response is no HTTP/1.1 response, or not a whole one."""
-
-    NONE = ...
-    BAD_STATUS_LINE = ...
-    BAD_FIELD = ...
-    BAD_CONTENT_LENGTH = ...
-    BAD_TRANSFER_ENCODING = ...
-    BAD_CHUNK = ...
-    HEAD_TOO_LARGE = ...
-    TOO_MANY_FIELDS = ...
-    TOO_MANY_INTERIM = ...
-    EOF_IN_HEAD = ...
-    EOF_IN_BODY = ...
-    EOF_BEFORE_HEAD = ...
-    UNEXPECTED_UPGRADE = ...
 
 class ResponseParser:
     """The response parser of the core, one call in Python for one in C.
@@ -118,77 +94,6 @@ class ResponseParser:
         or None where absent, ``reason``, ``etag``, ``location``, ``retry_after_value``,
         ``content_type``, ``last_modified``, ``date``.
         """
-
-def check_token(value: str | bytes) -> bytes:
-    """Refuse what is no token: a method or a field name (RFC 9110, section 5.6.2).
-
-    Returns
-    -------
-    bytes
-        The octets of `value`; a `str` is ISO-8859-1.
-
-    Raises
-    ------
-    ValueError
-        Names the position of the first octet that a token cannot hold, but not the value.
-    """
-
-def check_field_value(value: str | bytes) -> bytes:
-    """Refuse what is no field value: control characters other than HTAB (RFC 9110, section 5.5).
-
-    Returns
-    -------
-    bytes
-        The octets of `value`; a `str` is ISO-8859-1.
-
-    Raises
-    ------
-    ValueError
-        Names the position of the first octet that a field value cannot hold, but not the value.
-    """
-
-def check_target(value: str | bytes) -> bytes:
-    """Refuse what is no request target: all but visible ASCII (RFC 9112, section 3.2).
-
-    Returns
-    -------
-    bytes
-        The octets of `value`.
-
-    Raises
-    ------
-    ValueError
-        Names the position of the first octet that a target cannot hold, but not the value.
-    """
-
-def request_head(
-    method: str | bytes,
-    target: str | bytes,
-    fields: Iterable[tuple[str | bytes, str | bytes]] = (),
-    *,
-    byte_range: tuple[int, int | None] | None = None,
-    content_length: int | None = None,
-) -> bytes:
-    """The head of a request, the empty line included (RFC 9112, sections 3 and 5).
-
-    Parameters
-    ----------
-    method, target : str or bytes
-        Of the request line.
-    fields : iterable of (name, value)
-        Field lines, in this order.
-    byte_range : (start, end), optional
-        Adds a Range field. The end offset is exclusive; with an end of None the range goes to the
-        end of the object, and a negative start then counts from there.
-    content_length : int, optional
-        Adds a Content-Length field.
-
-    Raises
-    ------
-    ValueError
-        Something would break out of its line, or the range is empty. See `check_token`,
-        `check_target`, `check_field_value`.
-    """
 
 def parse_fields(raw_head: bytes) -> list[tuple[str, str]]:
     """All fields of a response head, in order, names as they were sent.

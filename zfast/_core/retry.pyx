@@ -35,7 +35,8 @@ cdef double retry_delay(
             or _spent(policy.read, counts.read) or _spent(policy.status, counts.status)
             or _spent(policy.other, counts.other)):
         return -1.0
-    if retry_after >= 0 and policy.respect_retry_after:
+    # As in urllib3, a Retry-After of 0, or a date that has passed, asks for the usual wait.
+    if retry_after > 0 and policy.respect_retry_after:
         return min(retry_after, policy.retry_after_max)
     if counts.total > 1:
         exponent = min(counts.total - 1, 62)

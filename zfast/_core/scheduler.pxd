@@ -2,14 +2,12 @@
 
 from libcpp.deque cimport deque
 from libcpp.map cimport multimap
-from libcpp.string cimport string
 from libcpp.unordered_map cimport unordered_map
 from libcpp.vector cimport vector
 
 from zfast._core.buffers cimport Arena
-from zfast._core.exchange cimport Endpoint, Exchange, Profile, Request
+from zfast._core.exchange cimport Endpoint, Exchange, Request
 from zfast._core.extern.pthread cimport pthread_cond_t, pthread_mutex_t
-from zfast._core.types cimport Status
 
 ctypedef Request* Request_ptr
 
@@ -40,6 +38,7 @@ cdef cppclass Origin:
     size_t pending
     int leases
     int dialling
+    int leaving                     # retired, but not with their owner yet
     bint listed
     int max_leases                  # what its pool allows, 0 no limit
     int dial_failures
@@ -108,32 +107,33 @@ cdef cppclass Scheduler:
     int leases
     int max_leases
     int dialling
+    int leaving
     double next_deadline
     unsigned long long dice
     unsigned long long connections_opened
     unsigned long long connections_reused
     unsigned long long connections_closed
     bint stopping
+    bint exiting                    # the process ends: nobody is told of anything any more
+
+cdef enum:
+    NOBODY = -1                     # the caller is no worker: see scheduler_dispatch
 
 cdef double monotonic() noexcept nogil
-cdef void scheduler_submit(Scheduler* s, BatchState* batch, double now) noexcept nogil
-cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogil
-cdef void scheduler_lose(Scheduler* s, Lease* lease) noexcept nogil
-cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogil
-cdef void scheduler_adopt(Scheduler* s, Lease* lease, double now) noexcept nogil
-cdef void scheduler_dial_failed(
-    Scheduler* s, Origin* origin, Status code, int error, bint no_descriptor, string detail,
-    double now
-) noexcept nogil
-cdef void scheduler_redirected(
-    Scheduler* s, Request* request, Origin* origin, string target, bint foreign, double now
-) noexcept nogil
-cdef void scheduler_finish(Scheduler* s, Request* request, Status code) noexcept nogil
-cdef void scheduler_cancel(
-    Scheduler* s, BatchState* batch, long long index, Status code
-) noexcept nogil
-cdef void scheduler_retire(Scheduler* s, Lease* lease, bint reusable) noexcept nogil
-cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil
-cdef double scheduler_next_tick(Scheduler* s) noexcept nogil
 cdef void ring(int fd) noexcept nogil
 cdef void wake(Worker* worker) noexcept nogil
+cdef void scheduler_enqueue(Scheduler* s, Request* request, bint first) noexcept nogil
+cdef void scheduler_withdraw(
+    BatchState* batch, long long index, vector[Request_ptr]* withdrawn
+) noexcept nogil
+cdef void scheduler_withdraw_all(Origin* origin, vector[Request_ptr]* withdrawn) noexcept nogil
+cdef void scheduler_submit(Scheduler* s, BatchState* batch, double now) noexcept nogil
+cdef void scheduler_complete(Scheduler* s, BatchState* batch) noexcept nogil
+cdef void scheduler_notice(BatchState* batch, long long index) noexcept nogil
+cdef void scheduler_call(Scheduler* s, CallKind kind, long long id, size_t index) noexcept nogil
+cdef void scheduler_retire(Scheduler* s, Lease* lease, bint reusable) noexcept nogil
+cdef void scheduler_left(Scheduler* s, Origin* origin, double now) noexcept nogil
+cdef void scheduler_lose(Scheduler* s, Lease* lease) noexcept nogil
+cdef void scheduler_adopt(Scheduler* s, Lease* lease, double now) noexcept nogil
+cdef void scheduler_withdraw_dials(Scheduler* s, Origin* origin) noexcept nogil
+cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogil

@@ -1,6 +1,6 @@
 # What a response head means for the read that asked for it (RFC 9110). Pure: no bytes, no sockets.
 
-from zfast._core.http1 cimport ResponseHead
+from zfast._core.response_head cimport ResponseHead
 from zfast._core.types cimport ByteRange, Method, Status
 
 cdef enum Meaning:

@@ -6,7 +6,8 @@ its head was judged here.
 
 from libc.string cimport memset
 
-from zfast._core.http1 cimport HEAD, Parser, ResponseHead, http1_feed, http1_start
+from zfast._core.http1 cimport HEAD, Parser, http1_feed, http1_start
+from zfast._core.response_head cimport ResponseHead
 from zfast._core.types cimport (
     METHOD_DELETE,
     METHOD_GET,
@@ -98,7 +99,7 @@ cdef Verdict _judge_part(
     cdef long long past = head.range_end
     cdef long long total = head.range_total
     cdef long long should_begin = delivered
-    cdef long long should_end = total
+    cdef long long should_end
     if wanted.kind == RANGE_WHOLE and delivered == 0:
         return _failure(STATUS_RANGE_MISMATCH)
     if wanted.kind == RANGE_SUFFIX and head.content_length == 0 and not head.content_range_valid:
@@ -110,8 +111,11 @@ cdef Verdict _judge_part(
         return _failure(STATUS_RANGE_MISMATCH)
     if head.content_length >= 0 and head.content_length != past - first:
         return _failure(STATUS_PROTOCOL)
-    if delivered > 0 and known_size >= 0 and total >= 0 and total != known_size:
-        return _verdict(MEANS_RESTART)
+    if delivered > 0 and known_size >= 0:
+        if total >= 0 and total != known_size:
+            return _verdict(MEANS_RESTART)
+        total = known_size
+    should_end = total
     if wanted.kind == RANGE_EMPTY:
         return _verdict(MEANS_EMPTY)
     if wanted.kind == RANGE_BOUNDED:
@@ -124,7 +128,7 @@ cdef Verdict _judge_part(
             return _failure(STATUS_RANGE_MISMATCH)
         should_begin = max(total - wanted.start, 0) + delivered
     # The end of an open range is the end of the object: a total of "*" cannot confirm it.
-    if first != should_begin or (should_end >= 0 and past != should_end):
+    if first != should_begin or past != should_end:
         return _failure(STATUS_RANGE_MISMATCH)
     return _content(0, past - first, total)
 

@@ -1,0 +1,292 @@
+"""Reads of one event-loop turn are one batch; each of them lives and dies alone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from servers.scripted import Reply, Request, ScriptedServer, Stall, ok, overlay, ranged, status
+from servers.site import Site
+
+import zfast
+from zfast import Client
+from zfast.collector import Collector
+
+OBJECTS = {str(index): bytes([index]) * (index + 1) for index in range(100)}
+
+
+class Reader:
+    """A client with its collector, and what they did."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self.client = Client(url, **options)
+        self.collector = Collector(self.client)
+
+    async def get(self, key: str, byte_range: Any = None) -> bytes | None:
+        body = await self.collector.read(key, byte_range)
+        return None if body is None else bytes(body)
+
+    async def get_all(self, keys: Any) -> list[bytes | None]:
+        return list(await asyncio.gather(*map(self.get, keys)))
+
+    @property
+    def batches(self) -> int:
+        found: int = self.client.stats()["batches"]
+        return found
+
+
+# ----------------------------------------------------------------------------------- turns, batches
+
+
+async def test_the_reads_of_a_turn_are_one_batch(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(ranged(dict(OBJECTS)))
+    reader = Reader(server.url)
+    assert await reader.get_all(OBJECTS) == list(OBJECTS.values())
+    assert reader.batches == 1
+    assert sorted(server.keys()) == sorted(OBJECTS)
+    assert await reader.get_all(["1", "2"]) == [OBJECTS["1"], OBJECTS["2"]]
+    assert await reader.get("3") == OBJECTS["3"]
+    assert reader.batches == 3
+
+
+async def test_another_turn_is_another_batch(scripted: Callable[..., ScriptedServer]) -> None:
+    reader = Reader(scripted(ranged(dict(OBJECTS))).url)
+    first = reader.collector.read("1")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    second = reader.collector.read("2")
+    await asyncio.gather(first, second)
+    assert reader.batches == 2
+
+
+async def test_clients_do_not_share_batches(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(ranged(dict(OBJECTS)))
+    readers = [Reader(server.url), Reader(server.url)]
+    await asyncio.gather(*(reader.get(key) for key in ("1", "2", "3") for reader in readers))
+    assert [reader.batches for reader in readers] == [1, 1]
+
+
+async def test_every_read_ends_when_its_own_bytes_are_there(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    release = threading.Event()
+
+    def handler(request: Request) -> Reply:
+        if request.key == "0":
+            assert release.wait(10)
+        return ok(OBJECTS[request.key])
+
+    reader = Reader(scripted(handler).url)
+    slow, *others = [reader.collector.read(key) for key in OBJECTS]
+    await asyncio.gather(*others)
+    assert reader.batches == 1
+    assert not slow.done()
+    release.set()
+    assert bytes(await slow or b"") == OBJECTS["0"]
+
+
+async def test_a_range_each(scripted: Callable[..., ScriptedServer]) -> None:
+    reader = Reader(scripted(ranged({"k": b"0123456789"})).url)
+    found = await asyncio.gather(
+        reader.get("k", (2, 5)),
+        reader.get("k", (-3, None)),
+        reader.get("k"),
+        reader.get("k", (9, 9)),
+    )
+    assert found == [b"234", b"789", b"0123456789", b""]
+    assert reader.batches == 1
+
+
+async def test_ranges_that_the_server_ignores_share_a_request(pythonhttp: Site) -> None:
+    pythonhttp.write({"k": b"0123456789", "l": b"abc"})
+    reader = Reader(pythonhttp.url)
+    assert await reader.get("k", (2, 5)) == b"234"
+    before = len(pythonhttp.requests())
+    wanted = [
+        ("k", (2, 5)),
+        ("k", (-3, None)),
+        ("l", (1, 2)),
+        ("k", None),
+        ("missing", (0, 1)),
+        ("k", (9, 30)),
+    ]
+    found = await asyncio.gather(*(reader.get(*item) for item in wanted))
+    assert found == [b"234", b"789", b"b", b"0123456789", None, b"9"]
+    asked = pythonhttp.requests(before + 3)[before:]
+    assert sorted(entry.key.rpartition("/")[2] for entry in asked) == ["k", "l", "missing"]
+
+
+# ------------------------------------------------------------------------------------------- errors
+
+
+async def test_every_read_fails_alone(scripted: Callable[..., ScriptedServer]) -> None:
+    def fault(request: Request, reply: Reply) -> Reply | None:
+        return {"1": status(500), "2": reply.cut_body(1)}.get(request.key)
+
+    reader = Reader(scripted(overlay(ranged(dict(OBJECTS)), fault)).url, retries=0)
+    results = await asyncio.gather(
+        *(
+            reader.get(key, byte_range)
+            for key, byte_range in [
+                ("0", None),
+                ("1", (0, 2)),
+                ("2", None),
+                ("nope", None),
+                ("4", None),
+            ]
+        ),
+        return_exceptions=True,
+    )
+    assert [results[0], results[3], results[4]] == [OBJECTS["0"], None, OBJECTS["4"]]
+    refused, cut = results[1], results[2]
+    assert isinstance(refused, zfast.ResponseError)
+    assert (refused.key, refused.byte_range, refused.status, refused.attempts) == (
+        "1",
+        (0, 2),
+        500,
+        1,
+    )
+    assert isinstance(cut, zfast.ConnectionFailedError)
+    assert cut.key == "2"
+    assert reader.batches == 1
+
+
+@pytest.mark.parametrize(("key", "byte_range"), [("k", (-3, 5)), ("k", "2-5"), ("\ud800", None)])
+async def test_a_read_that_makes_no_sense_concerns_nobody_else(
+    scripted: Callable[..., ScriptedServer], key: str, byte_range: Any
+) -> None:
+    reader = Reader(scripted(ranged(dict(OBJECTS))).url)
+    good = reader.collector.read("1")
+    with pytest.raises((ValueError, TypeError)):
+        reader.collector.read(key, byte_range)
+    assert bytes(await good or b"") == OBJECTS["1"]
+
+
+async def test_a_client_closed_before_the_turn_ends(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    server = scripted(ranged(dict(OBJECTS)))
+    reader = Reader(server.url)
+    reads = [reader.collector.read(key) for key in ("1", "2")]
+    reader.client.close()
+    for read in reads:
+        with pytest.raises(zfast.ConnectionFailedError, match="closed"):
+            await read
+    assert not server.requests
+
+
+async def test_the_deadline_is_that_of_the_client(scripted: Callable[..., ScriptedServer]) -> None:
+    reader = Reader(scripted(lambda request: Stall()).url, deadline=0.05)
+    with pytest.raises(zfast.DeadlineError):
+        await reader.get("k")
+
+
+# --------------------------------------------------------------------------------------- cancelling
+
+
+async def test_a_cancelled_read_is_cancelled_on_the_wire(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    def handler(request: Request) -> Any:
+        return Stall() if request.key == "slow" else ok(b"1")
+
+    server = scripted(handler)
+    reader = Reader(server.url)
+    slow = asyncio.create_task(reader.get("slow"))
+    assert await reader.get("quick") == b"1"
+    await asyncio.to_thread(server.wait_requests, 2)
+    assert reader.batches == 1
+    slow.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slow
+    # The server sees the connection of the cancelled read go, and no other.
+    await asyncio.to_thread(server.wait_for, lambda: len(server.open_connections) == 1)
+    assert await reader.get("quick") == b"1"
+
+
+async def test_a_read_cancelled_within_its_turn_is_never_sent(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    server = scripted(ranged(dict(OBJECTS)))
+    reader = Reader(server.url)
+    reads = [reader.collector.read(key) for key in ("1", "2", "3")]
+    assert reads[1].cancel()
+    assert not reads[1].cancel()
+    await asyncio.gather(reads[0], reads[2])
+    assert sorted(server.keys()) == ["1", "3"]
+    lone = reader.collector.read("4")
+    lone.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert reader.batches == 1
+
+
+async def test_closing_as_completed_cancels_the_rest(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    def handler(request: Request) -> Any:
+        return ok(b"1") if request.key == "quick" else Stall()
+
+    server = scripted(handler)
+    reader = Reader(server.url)
+    reads = reader.collector.as_completed([("slow", None), ("quick", None), ("slower", None)])
+    index, body = await anext(reads)
+    assert (index, bytes(body or b"")) == (1, b"1")
+    await asyncio.to_thread(server.wait_requests, 3)
+    await reads.aclose()
+    await asyncio.to_thread(server.wait_for, lambda: len(server.open_connections) <= 1)
+
+
+# ------------------------------------------------------------------------ loops, threads, processes
+
+
+def test_many_loops_at_once(scripted: Callable[..., ScriptedServer]) -> None:
+    reader = Reader(scripted(ranged(dict(OBJECTS))).url)
+    rounds, loops = 5, 8
+
+    async def work() -> None:
+        for _ in range(rounds):
+            assert await reader.get_all(OBJECTS) == list(OBJECTS.values())
+
+    with ThreadPoolExecutor(loops) as pool:
+        for done in [pool.submit(asyncio.run, work()) for _ in range(loops)]:
+            done.result()
+    assert reader.batches == rounds * loops
+
+
+def test_a_turn_that_a_stopped_loop_never_ended(scripted: Callable[..., ScriptedServer]) -> None:
+    reader = Reader(scripted(ranged(dict(OBJECTS))).url)
+    stopped = asyncio.new_event_loop()
+    left = stopped.create_task(reader.get("1"))
+    stopped.call_soon(stopped.stop)
+    stopped.run_forever()
+    assert asyncio.run(reader.get("2")) == OBJECTS["2"]
+    assert reader.batches == 1
+    assert stopped.run_until_complete(left) == OBJECTS["1"]
+    assert reader.batches == 2
+    stopped.close()
+
+
+def test_reads_in_a_forked_child(scripted: Callable[..., ScriptedServer]) -> None:
+    reader = Reader(scripted(ranged(dict(OBJECTS))).url)
+    expected = list(OBJECTS.values())
+    assert asyncio.run(reader.get_all(OBJECTS)) == expected
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.alarm(20)
+            code = 0 if asyncio.run(reader.get_all(OBJECTS)) == expected else 2
+        finally:
+            os._exit(code)
+    assert asyncio.run(reader.get_all(OBJECTS)) == expected
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -1,0 +1,541 @@
+"""The engine's life: started at first use, afresh in a forked child, quiet at every kind of exit."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from servers.leaks import open_descriptors
+from servers.script import Child, Ended, Script, in_child, run
+from servers.scripted import Action, Reply, Request, ScriptedServer, Stall, blackhole, ok
+from servers.site import Site
+
+import zfast
+
+Start = Callable[..., ScriptedServer]
+
+OBJECTS = {f"key-{i}": bytes([i]) * (1000 + 997 * i) for i in range(32)}
+ITEMS = [(key, None) for key in OBJECTS]
+
+
+HALF = 32 << 20
+
+half_sent = threading.Event()
+
+
+def serve(request: Request) -> Iterable[Action]:
+    """`stall...` never gets an answer, `half...` half of one, anything else its own name."""
+    if request.key.startswith("half"):
+        yield ok(bytes(2 * HALF)).wire()[:-HALF]
+        half_sent.set()
+    if request.key.startswith(("stall", "half")):
+        yield Stall()
+    yield ok(request.key.encode())
+
+
+@pytest.fixture
+def server(scripted: Start) -> ScriptedServer:
+    half_sent.clear()
+    return scripted(serve)
+
+
+@contextmanager
+def running(work: Callable[[], object], count: int = 1) -> Iterator[list[BaseException]]:
+    """Repeat `work` in threads; gives what they raised."""
+    stopping = threading.Event()
+    raised: list[BaseException] = []
+
+    def repeat() -> None:
+        try:
+            while not stopping.is_set():
+                work()
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=repeat) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield raised
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join(20)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+# ------------------------------------------------------------------------------------------- fork
+
+
+def test_many_forks_while_eight_threads_read(nginx: Site) -> None:
+    nginx.write(OBJECTS)
+    client = zfast.Client(nginx.url, max_concurrency=6)
+    expected = list(OBJECTS.values())
+
+    def read() -> None:
+        assert client.get_many(ITEMS) == expected
+
+    with running(read, 8) as raised:
+        for number in range(24):
+            # Reads of every kind come first in one child or another.
+            in_child(
+                [
+                    read,
+                    lambda: assert_read(client, "key-7"),
+                    lambda: asyncio.run(client.get_many_async(ITEMS)) == expected or fail(),
+                    lambda: zfast.cat_ranges([f"{nginx.url}/key-3"], 0, 2) == [b"\3\3"] or fail(),
+                ][number % 4]
+            )
+    assert raised == []
+    read()
+    assert client.stats()["in_flight"] == 0
+
+
+def fail() -> None:
+    raise AssertionError("not the bytes that were asked for")
+
+
+def assert_read(client: zfast.Client, key: str) -> None:
+    assert client.get(key) == OBJECTS.get(key, key.encode())
+
+
+def test_a_child_shares_no_connection(server: ScriptedServer) -> None:
+    client = zfast.Client(server.url)
+    assert_read(client, "parent")
+
+    def connections() -> int:
+        found = 0
+        for descriptor in open_descriptors():
+            try:
+                with socket.socket(fileno=os.dup(descriptor)) as sock:
+                    found += sock.getpeername() == server.address
+            except OSError:
+                continue
+        return found
+
+    assert connections() >= 1
+
+    def read() -> int:
+        inherited = connections()
+        assert_read(client, "child")
+        return inherited
+
+    assert in_child(read) == 0
+    assert_read(client, "parent again")
+    assert [(r.key, r.connection) for r in server.requests] == [
+        ("parent", 0),
+        ("child", 1),
+        ("parent again", 0),
+    ]
+
+
+def test_what_the_parent_has_in_flight_takes_no_place_in_the_child(server: ScriptedServer) -> None:
+    client = zfast.Client(server.url, max_concurrency=1, retries=0)
+    stalled = threading.Thread(target=client.get_many, args=([("stall", None)], "return"))
+    stalled.start()
+    server.wait_requests(1)
+
+    def read() -> int:
+        assert client.stats()["in_flight"] == 0
+        assert_read(client, "child")
+        return client.stats()["in_flight"]
+
+    assert in_child(read, timeout=10) == 0
+    server.close()
+    stalled.join()
+
+
+def test_a_child_of_a_child_reads(server: ScriptedServer) -> None:
+    client = zfast.Client(server.url)
+    assert_read(client, "one")
+
+    def grandchild() -> None:
+        assert_read(client, "three")
+
+    def child() -> None:
+        assert_read(client, "two")
+        in_child(grandchild)
+        assert_read(client, "two again")
+
+    in_child(child)
+    assert_read(client, "one again")
+    assert [r.connection for r in server.requests] == [0, 1, 2, 1, 0]
+
+
+def test_fork_inside_a_running_loop(server: ScriptedServer) -> None:
+    client = zfast.Client(server.url)
+
+    async def child() -> None:
+        assert await client.get_async("child") == b"child"
+
+    async def parent() -> None:
+        under_way = asyncio.ensure_future(client.get_async("stall"))
+        assert await client.get_async("parent") == b"parent"
+        in_child(lambda: asyncio.run(child()))
+        assert await client.get_async("parent again") == b"parent again"
+        under_way.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await under_way
+
+    asyncio.run(parent())
+
+
+def test_fork_in_a_thread_while_others_wait(server: ScriptedServer) -> None:
+    client = zfast.Client(server.url, retries=0)
+    threads = [
+        threading.Thread(target=client.get_many, args=([(f"stall-{i}", None)], "return"))
+        for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    server.wait_requests(4)
+    children: list[object] = []
+    forking = threading.Thread(
+        target=lambda: children.append(in_child(lambda: assert_read(client, "child")))
+    )
+    forking.start()
+    forking.join()
+    assert children == [None]
+    server.close()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_child_has_the_settings_of_its_fork(server: ScriptedServer) -> None:
+    def settings() -> list[int]:
+        with zfast.config.set(max_concurrency=3, dial_threads=2):
+            assert_read(zfast.Client(server.url), "child")
+            diallers = [t for t in threading.enumerate() if t.name.startswith("zfast-dial-")]
+            return [zfast.stats()["max_in_flight"], len(diallers)]
+
+    assert in_child(settings) == [3, 2]
+
+
+IN_A_POOL = """
+    import multiprocessing, sys, threading
+    import zfast
+
+    def read(arguments):
+        client, key = arguments
+        return bytes(client.get(key))
+
+    if __name__ == "__main__":
+        client = zfast.Client(sys.argv[1])
+        assert client.get("parent") == b"parent"
+        reader = threading.Thread(target=client.get_many, args=([("stall", None)], "return"))
+        reader.daemon = True
+        reader.start()
+        context = multiprocessing.get_context(sys.argv[2])
+        keys = [f"child-{i}" for i in range(8)]
+        with context.Pool(2) as pool:
+            read_there = pool.map(read, [(client, key) for key in keys], chunksize=1)
+            assert read_there == [key.encode() for key in keys]
+            pool.close()
+            pool.join()
+        assert client.get("parent") == b"parent"
+        print("read")
+"""
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_children_of_multiprocessing(server: ScriptedServer, tmp_path, method: str) -> None:
+    ended = run(tmp_path, IN_A_POOL, server.url, method, PYTHONWARNINGS="ignore")
+    assert (ended.code, ended.out, ended.err) == (0, "read\n", "")
+
+
+@pytest.mark.parametrize("how", ["sys.exit(7)", "os._exit(7)"])
+def test_a_child_ends_well(server: ScriptedServer, tmp_path, how: str) -> None:
+    source = f"""
+        import os, sys, threading, warnings
+        import zfast
+
+        warnings.simplefilter("ignore", DeprecationWarning)
+        client = zfast.Client(sys.argv[1])
+        for name in ("stall-1", "stall-2"):
+            threading.Thread(target=client.get, args=(name,), daemon=True).start()
+        assert client.get("parent") == b"parent"
+        for number in range(4):
+            child = os.fork()
+            if child == 0:
+                # Whether it has read or not, has a reader under way or not.
+                if number % 2:
+                    assert client.get("child") == b"child"
+                if number > 1:
+                    threading.Thread(target=client.get, args=("stall-3",), daemon=True).start()
+                {how}
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert client.get("parent") == b"parent"
+    """
+    ended = run(tmp_path, source, server.url)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+def test_no_descriptor_passes_to_another_program(server: ScriptedServer) -> None:
+    before = set(open_descriptors())
+    client = zfast.Client(server.url)
+    assert_read(client, "key")
+    asyncio.run(client.get_async("key"))
+    ours = set(open_descriptors()) - before
+    source = (
+        "import os, sys\n"
+        "for fd in map(int, sys.argv[1:]):\n"
+        "    try: os.fstat(fd)\n"
+        "    except OSError: continue\n"
+        "    print(fd)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", source, *map(str, ours)],
+        close_fds=False,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == ""
+
+
+# ---------------------------------------------------------------------------------------- signals
+
+
+CTRL_C = """
+    import sys, time
+    import zfast
+
+    def resident():
+        with open("/proc/self/statm") as numbers:
+            return int(numbers.read().split()[1]) * 4096
+
+    client = zfast.Client(sys.argv[1])
+    buffer = bytearray(1 << 20)
+    for read in (
+        lambda: client.get("stall"),
+        lambda: client.get_many([(f"stall-{i}", None) for i in range(100)]),
+        lambda: client.read_into("stall", None, buffer),
+        lambda: client.get("half"),
+    ):
+        assert client.get("key") == b"key"
+        print("reading", flush=True)
+        try:
+            read()
+        except KeyboardInterrupt:
+            print(time.monotonic(), flush=True)
+    # A pinned buffer would refuse.
+    buffer.clear()
+    assert client.get("key") == b"key"
+    assert client.stats()["in_flight"] == 0
+    if sys.platform == "linux":
+        with open("/proc/self/status") as status:
+            lines = dict(line.split(":", 1) for line in status)
+        peak, now = (int(lines[name].split()[0]) for name in ("VmHWM", "VmRSS"))
+        assert peak - now > 24 << 10, (peak, now)
+    print("usable", flush=True)
+    client.get("stall")
+"""
+
+
+def test_ctrl_c_while_reading(server: ScriptedServer, tmp_path) -> None:
+    with Script(tmp_path, CTRL_C, server.url) as script:
+        for pattern in ("stall", "stall-", "stall", "half"):
+            asked = len([r for r in server.requests if r.key.startswith(pattern)])
+            assert script.line() == "reading"
+            server.wait_for(
+                lambda pattern=pattern, asked=asked: (
+                    len([r for r in server.requests if r.key.startswith(pattern)]) > asked
+                )
+            )
+            if pattern == "half":
+                # Only what a socket holds is not in memory yet.
+                assert half_sent.wait(10)
+            sent = time.monotonic()
+            script.process.send_signal(signal.SIGINT)
+            assert float(script.line()) - sent < 1.0
+        assert script.line() == "usable"
+        server.wait_for(lambda: len(server.open_connections) == 1 and server.waiting == 1)
+        sent = time.monotonic()
+        script.process.send_signal(signal.SIGINT)
+        ended = script.ended()
+        assert ended.at - sent < 1.5
+    assert ended.code == -signal.SIGINT
+    assert ended.err.rstrip().endswith("KeyboardInterrupt")
+    server.wait_closed()
+
+
+def test_ctrl_c_in_asyncio_run(server: ScriptedServer, tmp_path) -> None:
+    source = """
+        import asyncio, sys, time
+        import zfast
+
+        client = zfast.Client(sys.argv[1])
+        try:
+            asyncio.run(client.get_many_async([("stall-1", None), ("stall-2", None)]))
+        except KeyboardInterrupt:
+            print(time.monotonic(), flush=True)
+        assert asyncio.run(client.get_async("key")) == b"key"
+    """
+    with Script(tmp_path, source, server.url) as script:
+        server.wait_requests(2)
+        sent = time.monotonic()
+        script.process.send_signal(signal.SIGINT)
+        assert float(script.line()) - sent < 1.0
+        ended = script.ended()
+    assert (ended.code, ended.err) == (0, "")
+
+
+@pytest.fixture
+def on_usr1() -> Iterator[Callable[[Callable[..., object]], None]]:
+    before = signal.getsignal(signal.SIGUSR1)
+    yield lambda handler: signal.signal(signal.SIGUSR1, handler)
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_handler_is_served_and_the_read_goes_on(scripted: Start, on_usr1) -> None:
+    served = threading.Event()
+    on_usr1(lambda *_: served.set())
+    main = threading.main_thread().ident
+
+    def answer(request: Request) -> Reply:
+        signal.pthread_kill(main, signal.SIGUSR1)
+        assert served.wait(10)
+        return ok(b"after the signal")
+
+    assert zfast.Client(scripted(answer).url).get("key") == b"after the signal"
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(*_: object) -> None:
+    raise Interrupted
+
+
+def test_what_a_handler_raises_ends_the_read(scripted: Start, on_usr1) -> None:
+    on_usr1(interrupt)
+    main = threading.main_thread().ident
+
+    def answer(request: Request) -> object:
+        if request.key == "key":
+            return ok(b"key")
+        signal.pthread_kill(main, signal.SIGUSR1)
+        return Stall()
+
+    server = scripted(answer)
+    client = zfast.Client(server.url)
+    buffer = bytearray(100)
+    with pytest.raises(Interrupted):
+        client.read_into("stall", None, buffer)
+    buffer.clear()
+    server.wait_closed()
+    assert_read(client, "key")
+    assert client.stats()["in_flight"] == 0
+
+
+def test_a_storm_of_signals(nginx: Site, on_usr1) -> None:
+    nginx.write(OBJECTS)
+    client = zfast.Client(nginx.url)
+    came: list[None] = []
+    on_usr1(lambda *_: came.append(None))
+    main = threading.main_thread().ident
+    with running(lambda: signal.pthread_kill(main, signal.SIGUSR1) or time.sleep(0.0002)) as raised:
+        wait_until(lambda: len(came) > 10)
+        for _ in range(20):
+            assert client.get_many(ITEMS) == list(OBJECTS.values())
+    assert raised == []
+
+
+# ------------------------------------------------------------------------------------------- exit
+
+
+QUICKLY = 1.0
+
+PREAMBLE = """
+import asyncio, atexit, os, sys, threading, time
+import zfast
+
+client = zfast.Client(sys.argv[1])
+
+def in_daemon(work, *arguments):
+    threading.Thread(target=work, args=arguments, daemon=True).start()
+
+def until(holds):
+    while not holds():
+        time.sleep(0.001)
+
+def forever():
+    while True:
+        assert client.get("key") == b"key"
+
+def leave():
+    print(time.monotonic(), flush=True)
+
+"""
+
+READING = {
+    "nothing": "",
+    "read before": "assert client.get('key') == b'key'",
+    "one stalled": """
+in_daemon(client.get, 'stall')
+until(lambda: client.stats()['in_flight'] == 1)
+""",
+    "many stalled": """
+in_daemon(client.get_many, [(f'stall-{i}', None) for i in range(200)])
+in_daemon(client.get_many, [(f'half-{i}', None) for i in range(2)])
+until(lambda: client.stats()['in_flight'] == 64)
+""",
+    "reading on and on": """
+for _ in range(8):
+    in_daemon(forever)
+until(lambda: client.stats()['reads'] > 100)
+""",
+    "in a loop": """
+async def gather():
+    await asyncio.gather(*(client.get_async(f'stall-{i}') for i in range(8)))
+in_daemon(asyncio.run, gather())
+until(lambda: client.stats()['in_flight'] == 8)
+""",
+}
+ENDS = {
+    "end": ("leave()", 0),
+    "sys.exit": ("leave(); sys.exit(3)", 3),
+    "os._exit": ("leave(); os._exit(4)", 4),
+    "exception": ("leave(); raise RuntimeError('the end')", 1),
+}
+
+
+def ended_well(ended: Ended, code: int = 0) -> bool:
+    """Whether a program ended with this code, quickly, and without a word of zfast."""
+    assert ended.code == code, ended
+    if code == 1:
+        assert ended.err.startswith("Traceback") and ended.err.endswith("\nRuntimeError: the end\n")
+        assert ended.err.count("Traceback") == 1
+    else:
+        assert ended.err == ""
+    assert ended.at - float(ended.out) < QUICKLY
+    return True
+
+
+@pytest.mark.parametrize("reading", READING)
+def test_exit(server: ScriptedServer, tmp_path, reading: str) -> None:
+    with ExitStack() as stack:
+        scripts = [
+            (stack.enter_context(Script(tmp_path, f"{PREAMBLE}{READING[reading]}\n{how}", server.url)), code)
+            for how, code in ENDS.values()
+        ]
+        for script, code in scripts:
+            assert ended_well(script.ended(), code)

@@ -1,0 +1,232 @@
+"""FastStore as a mapping: `store["zarr.json"]`, `in`, iteration, and the names zarr shares."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+import numpy as np
+import pytest
+from servers.listed import Listed
+from servers.scripted import ScriptedServer, ranged, status
+from servers.site import Site
+
+import zfast
+from zfast import FastStore
+
+OBJECTS = {
+    "zarr.json": b'{"node_type": "group"}',
+    "a/zarr.json": b"{}",
+    "a/c/0": bytes(range(256)),
+    "empty": b"",
+    "with space/é%?#": b"odd",
+}
+
+
+@pytest.fixture(params=["nginx", "caddy", "apache", "pythonhttp"])
+def store(request: pytest.FixtureRequest) -> FastStore:
+    """A store on each kind of server."""
+    site = request.getfixturevalue(request.param)
+    site.write(OBJECTS)
+    return FastStore(site.url)
+
+
+@pytest.fixture
+def objects() -> dict[str, bytes]:
+    return dict(OBJECTS)
+
+
+@pytest.fixture
+def writable(scripted: Callable[..., ScriptedServer], objects: dict[str, bytes]) -> FastStore:
+    """A writable store over `objects`."""
+    return FastStore(scripted(Listed(objects)).url, read_only=False)
+
+
+def test_it_is_a_mutable_mapping() -> None:
+    store = FastStore("http://localhost:1/")
+    assert isinstance(store, MutableMapping)
+    assert issubclass(FastStore, MutableMapping)
+
+
+def test_reading(store: FastStore) -> None:
+    assert json.loads(store["zarr.json"]) == {"node_type": "group"}
+    for key, value in OBJECTS.items():
+        assert store[key] == value
+        assert type(store[key]) is bytes
+        assert key in store
+    assert "nope" not in store
+    with pytest.raises(KeyError, match="nope"):
+        store["nope"]
+
+
+def test_iterating(store: FastStore) -> None:
+    assert sorted(store) == sorted(OBJECTS)
+    assert len(store) == len(OBJECTS)
+    assert sorted(store.keys()) == sorted(OBJECTS)
+    assert dict(store) == OBJECTS
+    assert dict(store.items()) == OBJECTS
+    assert sorted(store.values()) == sorted(OBJECTS.values())
+    assert ("empty", b"") in store.items()
+    assert len(store.items()) == len(store.values()) == len(OBJECTS)
+    assert {**store} == OBJECTS
+
+
+@pytest.mark.parametrize("key", ["", "a/", 3, None, ("a",), b"zarr.json"])
+def test_what_is_no_key_is_missing(nginx: Site, key: Any) -> None:
+    store = FastStore(nginx.url)
+    assert key not in store
+    assert store.get(key, "default") == "default"
+    with pytest.raises(KeyError):
+        store[key]
+    assert not nginx.requests()
+
+
+def test_truth_and_membership_read_no_value(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(ranged(dict(OBJECTS)))
+    store = FastStore(server.url)
+    assert bool(store)
+    assert not server.requests
+    assert "zarr.json" in store
+    assert [request.method for request in server.requests] == ["HEAD"]
+
+
+def test_many_items_are_one_batch(scripted: Callable[..., ScriptedServer]) -> None:
+    objects = {f"c/{index}": bytes([index]) for index in range(150)}
+    server = scripted(Listed(objects))
+    store = FastStore(server.url)
+    assert dict(store.items()) == objects
+    asked = server.keys()
+    listing = sum(key == "" or key.endswith("/") for key in asked)
+    assert len(asked) == 150 + listing
+    assert store.stats()["batches"] == 3 + listing
+
+
+def test_a_failure_is_not_a_missing_key(scripted: Callable[..., ScriptedServer]) -> None:
+    store = FastStore(scripted(lambda request: status(500)).url, retries=0)
+    for call in (
+        lambda: store["k"],
+        lambda: "k" in store,
+        lambda: store.get("k"),
+        lambda: store.get("k", b""),
+        lambda: list(store),
+        lambda: store.setdefault("k", b""),
+    ):
+        with pytest.raises(zfast.ResponseError, match="500"):
+            call()
+
+
+def test_iterating_needs_index_pages(scripted: Callable[..., ScriptedServer]) -> None:
+    store = FastStore(scripted(ranged(dict(OBJECTS))).url)
+    for call in (lambda: list(store), lambda: len(store), lambda: dict(store)):
+        with pytest.raises(zfast.ListingError):
+            call()
+    assert store["empty"] == b""
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+def test_assignment(writable: FastStore, objects: dict[str, bytes]) -> None:
+    writable["new"] = b"bytes"
+    writable["array"] = np.arange(3, dtype="<u2")
+    writable["view"] = memoryview(b"view")
+    writable["empty"] = bytearray(b"no more")
+    assert objects == OBJECTS | {
+        "new": b"bytes",
+        "array": b"\0\0\1\0\2\0",
+        "view": b"view",
+        "empty": b"no more",
+    }
+
+
+@pytest.mark.parametrize("value", ["text", None, 3, [1]])
+def test_only_bytes_are_assigned(
+    writable: FastStore, objects: dict[str, bytes], value: Any
+) -> None:
+    with pytest.raises(TypeError):
+        writable["k"] = value
+    assert objects == OBJECTS
+
+
+@pytest.mark.parametrize("key", ["", "a/"])
+def test_a_directory_is_not_assigned(writable: FastStore, key: str) -> None:
+    with pytest.raises(ValueError, match="cannot name an object"):
+        writable[key] = b""
+    with pytest.raises(KeyError):
+        del writable[key]
+
+
+def test_deletion(writable: FastStore, objects: dict[str, bytes]) -> None:
+    del writable["zarr.json"]
+    assert "zarr.json" not in objects
+    with pytest.raises(KeyError, match=r"zarr\.json"):
+        del writable["zarr.json"]
+
+
+def test_what_a_mapping_can_do(writable: FastStore, objects: dict[str, bytes]) -> None:
+    assert writable.pop("empty") == b""
+    assert writable.pop("empty", None) is None
+    assert writable.setdefault("empty", b"full") == b"full"
+    assert writable.setdefault("empty", b"other") == b"full"
+    writable.update({"x": b"1"}, y=b"2")
+    assert objects == OBJECTS | {"empty": b"full", "x": b"1", "y": b"2"}
+    key, value = writable.popitem()
+    assert key not in objects
+    assert value == (OBJECTS | {"empty": b"full", "x": b"1", "y": b"2"})[key]
+
+
+@pytest.mark.parametrize("write", ["store['k'] = b''", "del store['zarr.json']", "store.pop('k')"])
+def test_a_read_only_store_is_not_written(
+    scripted: Callable[..., ScriptedServer], write: str
+) -> None:
+    server = scripted(ranged(dict(OBJECTS) | {"k": b""}))
+    store = FastStore(server.url)
+    with pytest.raises((ValueError, PermissionError), match="read-only"):
+        exec(write, {"store": store})
+    assert not {request.method for request in server.requests} - {"GET", "HEAD"}
+
+
+# ---------------------------------------------------------- names that zarr 3 and the mapping share
+
+
+def test_get_is_the_mappings_without_a_prototype(writable: FastStore) -> None:
+    assert writable.get("empty") == b""
+    assert writable.get("nope") is None
+    assert writable.get("nope", b"default") == b"default"
+    assert Mapping.get(writable, "nope", 3) == 3
+
+
+async def test_get_is_zarrs_with_a_prototype(writable: FastStore) -> None:
+    pytest.importorskip("zarr", minversion="3.0")
+    from zarr.core.buffer import default_buffer_prototype
+
+    prototype = default_buffer_prototype()
+    for coroutine in (
+        writable.get("a/c/0", prototype),
+        writable.get("a/c/0", prototype=prototype),
+        writable.get("a/c/0", prototype, None),
+        writable.get(key="a/c/0", prototype=prototype, byte_range=None),
+    ):
+        assert inspect.iscoroutine(coroutine)
+        assert (await coroutine).to_bytes() == OBJECTS["a/c/0"]
+
+
+async def test_clear_is_zarrs(writable: FastStore, objects: dict[str, bytes]) -> None:
+    pytest.importorskip("zarr", minversion="3.0")
+    cleared = writable.clear()
+    assert inspect.iscoroutine(cleared)
+    await cleared
+    assert not objects
+
+
+def test_equality_is_of_the_configuration_not_of_the_keys(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    servers = [scripted(Listed(dict(OBJECTS))) for _ in range(2)]
+    one, other = (FastStore(server.url) for server in servers)
+    assert one != other
+    assert one != OBJECTS
+    assert one == FastStore(servers[0].url)
+    assert not any(server.requests for server in servers)

@@ -1,0 +1,382 @@
+"""A failure is an error that says what, where and after how many attempts; never data, never None."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import ssl
+import threading
+import time
+from typing import Any
+
+import pytest
+import urllib3
+from promises import OBJECT, Scripted, at_once, client_of, failure
+from servers.scripted import (
+    Fin,
+    Reply,
+    Request,
+    Reset,
+    ScriptedServer,
+    Stall,
+    blackhole,
+    ok,
+    ranged,
+    status,
+)
+from zarr.abc.store import RangeByteRequest
+
+import zfast
+from zfast import Client
+from zfast.errors import (
+    AccessError,
+    ConnectionFailedError,
+    DeadlineError,
+    MissingKeyError,
+    NotWritableError,
+    ResponseError,
+    ZfastError,
+)
+
+SHORT = urllib3.Timeout(connect=5.0, read=0.15)
+
+
+def closed_server() -> str:
+    with ScriptedServer([], listening=False) as server:
+        return server.url
+
+
+# --------------------------------------------------------------------------------- what is missing
+
+
+@pytest.mark.parametrize("code", [404, 410])
+def test_missing(scripted: Scripted, code: int) -> None:
+    server = scripted(lambda _: status(code))
+    client = client_of(server)
+    assert client.get("key") is None
+    assert client.get("key", (5, 9)) is None
+    assert client.get_ranges("key", [(0, 1), (2, 3)]) == [None, None]
+    assert client.head("key") is None
+    client.delete("key")
+    error = failure(MissingKeyError, client.read_into, "key", None, bytearray(20))
+    assert isinstance(error, FileNotFoundError)
+    assert (error.status, error.attempts, error.key) == (code, 1, "key")
+    error = failure(MissingKeyError, zfast.cat_ranges, [f"{server.url}/key"])
+    assert error.status == code
+
+
+@pytest.mark.parametrize("code", [400, 401, 402, 403, 405, 406, 409, 411, 414, 418, 421, 451, 499])
+def test_nothing_else_is_missing(scripted: Scripted, code: int) -> None:
+    server = scripted(lambda _: status(code))
+    client = client_of(server)
+    kind = AccessError if code in (401, 403) else ResponseError
+    for read in (client.get, client.head):
+        error = failure(kind, read, "key")
+        assert (error.status, error.attempts) == (code, 1)
+        assert str(code) in str(error)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("code", [201, 202, 203, 204, 205, 300, 304, 305, 399, 505, 511, 599, 999])
+@pytest.mark.parametrize("byte_range", [None, (5, 9)])
+def test_no_other_status_is_data(scripted: Scripted, code: int, byte_range: Any) -> None:
+    error = failure(ResponseError, client_of(scripted([status(code)])).get, "key", byte_range)
+    assert (error.status, error.attempts) == (code, 1)
+
+
+def test_403_is_missing_where_the_user_says_so(scripted: Scripted) -> None:
+    server = scripted(lambda request: status(int(request.key)))
+    client = client_of(server, missing_status=(403, 404))
+    assert client.get("403") is None
+    assert client.get("404") is None
+    failure(ResponseError, client.get, "410")
+    hint = failure(AccessError, client_of(server).get, "403")
+    assert "missing_status" in str(hint)
+
+
+def test_404_is_an_error_where_the_user_says_so(scripted: Scripted) -> None:
+    client = client_of(scripted(lambda _: status(404)), missing_status=(410,))
+    error = failure(ResponseError, client.get, "key")
+    assert not isinstance(error, FileNotFoundError)
+
+
+@pytest.mark.parametrize("ending", [Fin(), Reset()])
+def test_an_error_page_with_status_200_and_a_wrong_length(
+    scripted: Scripted, ending: Fin | Reset
+) -> None:
+    # A gateway's page under the object's Content-Length is a body cut short.
+    page = Reply(200, b"<h1>Bad gateway</h1>").with_fields(content_length="4000").then(ending)
+    server = scripted(lambda _: page)
+    client = client_of(server, retries=at_once(2))
+    for byte_range in (None, (5, 3000)):
+        error = failure(ConnectionFailedError, client.get, "key", byte_range)
+        assert (error.status, error.attempts) == (200, 3)
+        assert "cut short" in str(error)
+
+
+# ---------------------------------------------------------------------------------- connecting fails
+
+
+def test_refused() -> None:
+    url = closed_server()
+    for retries in range(3):
+        error = failure(ConnectionFailedError, Client(url, retries=at_once(retries)).get, "key")
+        assert isinstance(error, ConnectionError)
+        assert (error.status, error.attempts) == (None, retries + 1)
+        assert "refused" in str(error)
+
+
+def test_refused_for_a_whole_batch() -> None:
+    client = Client(closed_server(), retries=at_once(1))
+    errors = client.get_many([(str(i), None) for i in range(100)], on_error="return")
+    assert {(type(error), error.attempts) for error in errors} == {(ConnectionFailedError, 2)}
+    assert [error.key for error in errors] == [str(i) for i in range(100)]
+
+
+def test_a_server_that_comes_back(scripted: Scripted) -> None:
+    server = scripted(ranged({"key": OBJECT}), listening=False)
+    client = Client(server.url, retries=urllib3.Retry(20, backoff_factor=0.01, backoff_max=0.05))
+    timer = threading.Timer(0.1, server.listen)
+    timer.start()
+    assert client.get("key") == OBJECT
+    timer.join()
+
+
+def test_connect_timeout() -> None:
+    with blackhole() as (host, port):
+        client = Client(f"http://{host}:{port}", retries=0, timeout=urllib3.Timeout(connect=0.1))
+        began = time.monotonic()
+        error = failure(DeadlineError, client.get, "key")
+        assert isinstance(error, TimeoutError)
+        assert 0.1 <= time.monotonic() - began < 3
+        assert "connect_timeout" in str(error)
+
+
+def test_a_host_that_cannot_be() -> None:
+    # Too long for a name in DNS: refused before anything is asked.
+    client = Client(f"http://{'a' * 64}.example", retries=0, deadline=15)
+    assert isinstance(failure(ConnectionFailedError, client.get, "key"), ConnectionError)
+
+
+# ----------------------------------------------------------------------------------- time runs out
+
+
+@pytest.mark.parametrize("sent", [0, 1, 10, -1])
+def test_a_stall_is_a_read_timeout(scripted: Scripted, sent: int) -> None:
+    server = scripted(lambda _: ok(OBJECT).cut(sent, Stall()))
+    client = client_of(server, timeout=SHORT, retries=at_once(1))
+    began = time.monotonic()
+    error = failure(DeadlineError, client.get, "key")
+    assert 0.3 <= time.monotonic() - began < 3
+    assert isinstance(error, TimeoutError)
+    assert error.attempts == 2
+    assert "read_timeout" in str(error)
+
+
+def test_progress_is_no_stall(scripted: Scripted) -> None:
+    pause = threading.Event()
+
+    def handle(request: Request) -> Any:
+        wire = ok(OBJECT).wire()
+        for at in range(0, len(wire), 10):
+            yield wire[at : at + 10]
+            pause.wait(0.06)
+
+    client = client_of(scripted(handle), timeout=SHORT, retries=0)
+    assert client.get("key") == OBJECT
+
+
+def test_the_deadline_ends_a_stalled_batch(scripted: Scripted) -> None:
+    def handle(request: Request) -> Any:
+        return ok(OBJECT) if int(request.key) % 2 else Stall()
+
+    server = scripted(handle)
+    client = Client(server.url, deadline=0.3, retries=at_once(), timeout=60)
+    began = time.monotonic()
+    outcomes = client.get_many([(str(i), None) for i in range(20)], on_error="return")
+    assert 0.3 <= time.monotonic() - began < 3
+    assert [outcome == OBJECT for outcome in outcomes] == [False, True] * 10
+    for error in outcomes[::2]:
+        assert type(error) is DeadlineError
+        assert error.attempts == 1
+        assert "deadline" in str(error)
+
+
+def test_the_deadline_ends_waiting_for_a_retry(scripted: Scripted) -> None:
+    server = scripted(lambda _: status(503, retry_after="60"))
+    client = Client(server.url, deadline=0.2)
+    began = time.monotonic()
+    error = failure(DeadlineError, client.get, "key")
+    assert 0.2 <= time.monotonic() - began < 3
+    assert (error.status, error.attempts) == (503, 1)
+    assert client.get_many([], on_error="return") == []
+
+
+def test_the_deadline_ends_connecting() -> None:
+    with blackhole() as (host, port):
+        client = Client(f"http://{host}:{port}", deadline=0.2, timeout=urllib3.Timeout(connect=0.5))
+        began = time.monotonic()
+        failure(DeadlineError, client.get, "key")
+        assert 0.2 <= time.monotonic() - began < 3
+
+
+def test_a_deadline_that_is_met(scripted: Scripted) -> None:
+    server = scripted(ranged({"key": OBJECT}))
+    assert Client(server.url, deadline=10).get("key") == OBJECT
+
+
+# ------------------------------------------------------------------------------- what an error tells
+
+
+def failures_of_every_kind(scripted: Scripted) -> list[ZfastError]:
+    replies: dict[str, Any] = {
+        "missing": status(404),
+        "access": status(401),
+        "response": status(400),
+        "reset": Reset(),
+        "stall": Stall(),
+        "range": Reply(206, b"x"),
+        "retried": status(503),
+    }
+    server = scripted(lambda request: replies[request.path.rpartition("/")[2]])
+    secret = server.url.replace("//", "//user:passw0rd@") + "/base?token=s3cret"
+    client = Client(secret, timeout=SHORT, retries=at_once(1))
+    errors = client.get_many(
+        [(key, RangeByteRequest(3, 7)) for key in replies if key != "missing"], on_error="return"
+    )
+    errors += [failure(MissingKeyError, client.read_into, "missing", (3, 7), bytearray(9))]
+    errors += [failure(NotWritableError, client_of(scripted([status(405)])).put, "k", b"x")]
+    errors += zfast.cat_ranges([secret.replace("?", "/access?")], on_error="return", retries=0)
+    refused = closed_server().replace("//", "//user:passw0rd@") + "/base?token=s3cret"
+    errors += [failure(ConnectionFailedError, Client(refused, retries=0).get, "k")]
+    return errors
+
+
+def test_errors_tell_and_pickle_and_keep_secrets(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    errors = failures_of_every_kind(scripted)
+    assert len(errors) == 10
+    for error in errors:
+        assert isinstance(error, ZfastError)
+        for text in (str(error), repr(error), error.url, error.reason, repr(error.__dict__)):
+            assert text is not None
+            for secret in ("user", "passw0rd", "s3cret", "token", "dXNlcjpwYXNzdzByZA"):
+                assert secret not in text
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error)
+        assert (str(again), again.__dict__) == (str(error), error.__dict__)
+        assert f"after {error.attempts} attempt" in str(error)
+    assert "passw0rd" not in caplog.text
+    assert "s3cret" not in caplog.text
+    access, response, reset, stall, ranged_, retried, missing = errors[:7]
+    assert [(e.key, e.status, e.attempts) for e in errors[:7]] == [
+        ("access", 401, 1),
+        ("response", 400, 1),
+        ("reset", None, 2),
+        ("stall", None, 2),
+        ("range", 206, 1),
+        ("retried", 503, 2),
+        ("missing", 404, 1),
+    ]
+    assert isinstance(access, PermissionError)
+    assert isinstance(response, OSError)
+    assert isinstance(reset, ConnectionError)
+    assert isinstance(stall, TimeoutError)
+    assert isinstance(missing, FileNotFoundError)
+    for error in (access, response, reset, stall, ranged_, retried):
+        assert error.byte_range == RangeByteRequest(3, 7)
+        assert error.url is not None
+        assert error.url.endswith(f"/base/{error.key}")
+        assert "bytes 3-6" in str(error)
+
+
+def test_returned_errors_take_their_places(scripted: Scripted) -> None:
+    replies = {"a": ok(OBJECT), "b": status(404), "c": status(403), "d": status(500), "e": Reset()}
+    client = client_of(scripted(lambda request: replies[request.key]), retries=at_once(1))
+    items = [(key, None) for key in "abcdeabcde"]
+    outcomes = client.get_many(items, on_error="return")
+    kinds = [type(outcome).__name__ for outcome in outcomes]
+    expected = ["Body", "NoneType", "AccessError", "ResponseError", "ConnectionFailedError"]
+    assert kinds == expected * 2
+    assert [outcome.key for outcome in outcomes[2:5]] == ["c", "d", "e"]
+    with pytest.raises(ZfastError) as caught:
+        client.get_many(items)
+    assert caught.value.key in ("c", "d", "e")
+    with pytest.raises(ValueError, match="on_error"):
+        client.get_many(items, on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_the_first_failure_ends_the_others(scripted: Scripted) -> None:
+    def handle(request: Request) -> Any:
+        if request.key != "bad":
+            return Stall()
+        server.wait_requests(4)
+        return status(400)
+
+    server = scripted(handle)
+    client = Client(server.url, timeout=60, deadline=60)
+    began = time.monotonic()
+    error = failure(ResponseError, client.get_many, [(key, None) for key in ("a", "b", "bad", "c")])
+    assert error.key == "bad"
+    assert time.monotonic() - began < 10
+    server.wait_for(lambda: len(server.open_connections) <= 1)
+
+
+def test_many_origins_in_one_batch(scripted: Scripted) -> None:
+    good, bad = scripted(ranged({"key": OBJECT})), scripted(lambda _: status(404))
+    urls = [f"{good.url}/key", f"{bad.url}/key", f"{closed_server()}/key", f"{good.url}/key"]
+    outcomes = zfast.cat_ranges(urls, [0, 0, 0, -4], [4, 4, 4, None], on_error="return", retries=0)
+    assert outcomes[0] == OBJECT[:4]
+    assert type(outcomes[1]) is MissingKeyError
+    assert type(outcomes[2]) is ConnectionFailedError
+    assert outcomes[3] == OBJECT[-4:]
+
+
+def test_a_failure_leaves_the_client_usable(scripted: Scripted) -> None:
+    replies: list[Any] = [Reset(), status(400), Reply(206, b""), b"garbage\r\n\r\n", status(404)]
+    server = scripted([step for reply in replies for step in (reply, ok(OBJECT))])
+    client = client_of(server, retries=0)
+    for _ in replies:
+        client.get_many([("key", None)], on_error="return")
+        assert client.get("key") == OBJECT
+
+
+def test_a_closed_client(scripted: Scripted) -> None:
+    server = scripted([])
+    client = client_of(server)
+    client.close()
+    assert "closed" in str(failure(ConnectionFailedError, client.get, "key"))
+
+
+# --------------------------------------------------------------------------------------------- TLS
+
+
+def test_a_certificate_that_nobody_trusts(scripted: Scripted, tls_context: ssl.SSLContext) -> None:
+    server = scripted(ranged({"key": OBJECT}), tls=tls_context)
+    error = failure(ConnectionFailedError, client_of(server, retries=at_once(1)).get, "key")
+    assert "TLS" in str(error)
+    assert error.attempts >= 1
+    assert server.requests == []
+
+
+def test_tls(scripted: Scripted, tls_context: ssl.SSLContext, tls_ca_file: str) -> None:
+    server = scripted(ranged({"key": OBJECT}), tls=tls_context)
+    client = client_of(server, ca_certs=tls_ca_file)
+    assert client.get("key", (5, 9)) == OBJECT[5:9]
+    assert client.get("missing") is None
+
+
+def test_a_tls_stream_that_is_cut(
+    scripted: Scripted, tls_context: ssl.SSLContext, tls_ca_file: str
+) -> None:
+    # Without close_notify anybody on the way may have ended the stream.
+    whole = ok(OBJECT).until_eof()
+    replies = [whole.then(Fin(notify=False)), whole.then(Fin()), ok(OBJECT).cut(-3)]
+    server = scripted(replies, tls=tls_context)
+    client = client_of(server, ca_certs=tls_ca_file, retries=0)
+    assert "cut short" in str(failure(ConnectionFailedError, client.get, "key"))
+    assert client.get("key") == OBJECT
+    assert "cut short" in str(failure(ConnectionFailedError, client.get, "key"))
+

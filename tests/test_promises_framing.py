@@ -1,0 +1,349 @@
+"""Where a response ends is taken to the letter: bytes beyond its end are neither data nor answer."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from promises import OBJECT, Scripted, client_of, failure
+from servers.scripted import (
+    Drip,
+    Fin,
+    HalfClose,
+    Reply,
+    Request,
+    Reset,
+    ScriptedServer,
+    Wait,
+    interim,
+    ok,
+    overlay,
+    partial,
+    ranged,
+    status,
+)
+
+from zfast.config import setting
+from zfast.errors import ResponseError
+
+LARGE = OBJECT * 5000
+FORGED = ok(b"forged").wire()
+
+
+def with_head(*lines: str, body: bytes = OBJECT) -> Reply:
+    head = "\r\n".join(["HTTP/1.1 200 OK", *lines, "", ""]).encode("latin-1")
+    return Reply(200, body, head=head)
+
+
+def connections_used(server: ScriptedServer) -> list[int]:
+    return [request.connection for request in server.requests]
+
+
+# ----------------------------------------------------------------------------------------- lengths
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Content-Length: 20", "Content-Length: 21"],
+        ["Content-Length: 20, 19"],
+        ["Content-Length: -1"],
+        ["Content-Length: +20"],
+        ["Content-Length: 0x14"],
+        ["Content-Length: 20;"],
+        ["Content-Length: 2 0"],
+        ["Content-Length: "],
+        ["Content-Length: 99999999999999999999"],
+        ["Transfer-Encoding: gzip, chunked"],
+        ["Transfer-Encoding: identity"],
+        ["Transfer-Encoding: chunked, chunked"],
+        ["Content-Length : 20"],
+        [" Content-Length: 20"],
+        ["Content-Length"],
+        ["X: a\0b", "Content-Length: 20"],
+        ["X: a\rb", "Content-Length: 20"],
+    ],
+)
+def test_an_ambiguous_head_is_an_error(scripted: Scripted, lines: list[str]) -> None:
+    server = scripted([with_head(*lines).then(HalfClose()), ok(OBJECT)])
+    client = client_of(server)
+    error = failure(ResponseError, client.get, "key")
+    assert "not valid HTTP/1.1" in str(error)
+    assert error.attempts == 1
+    assert client.get("key") == OBJECT
+    assert connections_used(server) == [0, 1]
+
+
+@pytest.mark.parametrize("lines", [["Content-Length: 20"] * 2, ["Content-Length: 20, 20"]])
+def test_the_same_length_twice(scripted: Scripted, lines: list[str]) -> None:
+    assert client_of(scripted([with_head(*lines)])).get("key") == OBJECT
+
+
+def test_chunks_overrule_a_length(scripted: Scripted) -> None:
+    # RFC 9112, 6.3: the length is not believed, nor the connection used again.
+    reply = ok(OBJECT, content_length="7").chunked(6)
+    server = scripted([reply, ok(OBJECT)])
+    client = client_of(server)
+    assert client.get("key") == OBJECT
+    assert client.get("key") == OBJECT
+    assert connections_used(server) == [0, 1]
+
+
+@pytest.mark.parametrize("garbage", [b"garbage", b"HTTP/2.0 200 OK\r\n\r\n", b"\0" * 30, b"<html>"])
+def test_what_is_not_http(scripted: Scripted, garbage: bytes) -> None:
+    error = failure(ResponseError, client_of(scripted([[garbage, HalfClose()]])).get, "key")
+    assert "not valid HTTP/1.1" in str(error)
+    assert error.status is None
+
+
+def test_an_upgrade_that_nobody_asked_for(scripted: Scripted) -> None:
+    head = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n"
+    failure(ResponseError, client_of(scripted([[head, HalfClose()]])).get, "key")
+
+
+# ------------------------------------------------------------------------------------------ chunks
+
+
+@pytest.mark.parametrize("size", [1, 7, 20, 100])
+@pytest.mark.parametrize("extension", [b"", b";a", b';a="b;\\"c"', b" ; a=b"])
+@pytest.mark.parametrize("trailers", [{}, {"X-Sum": "1", "Content-Length": "3"}])
+def test_chunks(scripted: Scripted, size: int, extension: bytes, trailers: dict[str, str]) -> None:
+    reply = ok(OBJECT).chunked(size, extension=extension, trailers=trailers)
+    server = scripted([reply, reply])
+    client = client_of(server)
+    assert client.get("key") == OBJECT
+    assert client.get("key") == OBJECT
+    assert connections_used(server) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"g\r\n",
+        b"-1\r\nx\r\n0\r\n\r\n",
+        b"\r\n0\r\n\r\n",
+        b"ffffffffffffffff\r\n",
+        b"14\n" + OBJECT + b"\r\n0\r\n\r\n",
+        b"13\r\n" + OBJECT + b"\r\n0\r\n\r\n",
+        b"14\r\n" + OBJECT + b"0\r\n\r\n",
+        b"14 14\r\n" + OBJECT + b"\r\n0\r\n\r\n",
+        b"14\r\n" + OBJECT + b"\r\n0\r\nno trailer\r\n\r\n",
+    ],
+)
+def test_bad_chunks_are_an_error(scripted: Scripted, body: bytes) -> None:
+    reply = with_head("Transfer-Encoding: chunked", body=body).then(HalfClose())
+    error = failure(ResponseError, client_of(scripted([reply])).get, "key")
+    assert "not valid HTTP/1.1" in str(error)
+
+
+# -------------------------------------------------------------------------- beyond the end of a body
+
+
+@pytest.mark.parametrize("junk", [b"\r\n\r\n", b"x", b"garbage" * 9, FORGED, FORGED * 2])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(ok(OBJECT), id="small"),
+        pytest.param(ok(LARGE), id="large"),
+        pytest.param(ok(OBJECT).chunked(6), id="chunked"),
+        pytest.param(ok(LARGE).chunked(30_000), id="large-chunked"),
+        pytest.param(ok(b""), id="empty"),
+    ],
+)
+def test_a_body_ends_where_it_said(scripted: Scripted, junk: bytes, reply: Reply) -> None:
+    def handle(request: Request) -> Any:
+        return [reply.wire() + junk] if request.key == "key" else ok(OBJECT)
+
+    server = scripted(handle)
+    client = client_of(server)
+    assert client.get("key") == reply.body
+    assert client.get("next") == OBJECT
+    assert connections_used(server) == [0, 1]
+
+
+@pytest.mark.parametrize("body", [OBJECT, LARGE])
+def test_a_forged_response_answers_no_request(scripted: Scripted, body: bytes) -> None:
+    # What comes behind a response may look like the next one (RFC 9112, 6.3): not even a request
+    # that waits for this very connection may have it.
+    def handle(request: Request) -> Any:
+        return [ok(body).wire() + FORGED] if request.key == "key" else ok(OBJECT)
+
+    client = client_of(scripted(handle))
+    keys = ["key", "next"] * 32
+    for _ in range(4):
+        bodies = client.get_many([(key, None) for key in keys])
+        assert [bytes(one) for one in bodies] == [body, OBJECT] * 32
+
+
+@pytest.mark.parametrize("spoken", [FORGED, b"\r\n", b"x"])
+def test_an_idle_connection_that_speaks(scripted: Scripted, spoken: bytes) -> None:
+    read = threading.Event()
+    server = scripted([[ok(OBJECT), Wait(read), spoken], ok(OBJECT[::-1])])
+    client = client_of(server)
+    assert client.get("key") == OBJECT
+    read.set()
+    server.wait_closed()
+    assert client.get("key") == OBJECT[::-1]
+    assert client.stats()["stale_retries"] == 0
+
+
+def test_a_404_longer_than_it_is_worth(scripted: Scripted) -> None:
+    server = scripted([status(404, b"x" * 200_000), ok(OBJECT), status(404, b"x" * 2000), ok(OBJECT)])
+    client = client_of(server)
+    for expected in (None, OBJECT, None, OBJECT):
+        assert client.get("key") == expected
+    assert connections_used(server) == [0, 1, 1, 1]
+
+
+# ------------------------------------------------------------------------------------------- heads
+
+
+@pytest.mark.parametrize("count", [1, 2, 64])
+def test_interim_responses_are_skipped(scripted: Scripted, count: int) -> None:
+    hints = [interim(103, link="</x>", content_length="3"), interim(100), interim(102)]
+    server = scripted([[*(hints * count)[:count], ok(OBJECT)]])
+    assert client_of(server).get("key") == OBJECT
+
+
+def test_endless_interim_responses(scripted: Scripted) -> None:
+    server = scripted([[*[interim(100)] * 65, HalfClose()]])
+    error = failure(ResponseError, client_of(server).get, "key")
+    assert error.attempts == 1
+
+
+def test_head_size(scripted: Scripted) -> None:
+    limit = setting("max_head_size")
+    replies = [ok(OBJECT).with_head_size(limit), ok(OBJECT).with_head_size(limit + 1)]
+    client = client_of(scripted(replies))
+    assert client.get("key") == OBJECT
+    error = failure(ResponseError, client.get, "key")
+    assert "larger than max_head_size" in str(error)
+    assert error.attempts == 1
+
+
+def test_a_head_that_never_ends(scripted: Scripted) -> None:
+    server = scripted([[b"HTTP/1.1 200 OK\r\nX: " + b"a" * 200_000, HalfClose()]])
+    assert "max_head_size" in str(failure(ResponseError, client_of(server).get, "key"))
+
+
+def test_too_many_fields(scripted: Scripted) -> None:
+    def reply(count: int) -> Reply:
+        fields = [(f"X-{i}", "y") for i in range(count)]
+        return Reply(200, OBJECT, [*fields, ("Content-Length", "20")])
+
+    client = client_of(scripted([reply(255), reply(256)]))
+    assert client.get("key") == OBJECT
+    failure(ResponseError, client.get, "key")
+
+
+def test_lenient_where_the_rfc_is(scripted: Scripted) -> None:
+    # RFC 9112, 2.2 and 5.2: bare LF, empty lines before a status line, folded fields.
+    heads = [
+        b"HTTP/1.1 200 OK\nContent-Length: 20\n\n",
+        b"\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\ncontent-LENGTH:\t20  \r\n\r\n",
+        b"HTTP/1.1 200\r\nContent-Length: 20\r\n\r\n",
+    ]
+    client = client_of(scripted([Reply(200, OBJECT, head=head) for head in heads]))
+    for _ in heads:
+        assert client.get("key") == OBJECT
+
+
+@pytest.mark.parametrize("byte_range", [None, (5, 9), (-4, None)])
+@pytest.mark.parametrize("framing", ["length", "chunked", "eof"])
+def test_byte_by_byte(scripted: Scripted, byte_range: Any, framing: str) -> None:
+    def drip(_: Request, reply: Reply) -> Reply:
+        shaped = {"length": reply, "chunked": reply.chunked(4), "eof": reply.until_eof()}
+        return shaped[framing].drip()
+
+    server = scripted(overlay(ranged({"key": OBJECT}), drip))
+    expected = OBJECT if byte_range is None else OBJECT[slice(*byte_range)]
+    assert client_of(server).get("key", byte_range) == expected
+
+
+# --------------------------------------------------------------------------------------- connections
+
+
+def test_one_connection_for_one_after_another(scripted: Scripted) -> None:
+    server = scripted(ranged({"key": OBJECT}))
+    client = client_of(server)
+    for start in range(5):
+        assert client.get("key", (start, start + 3)) == OBJECT[start : start + 3]
+        assert client.get("missing") is None
+    assert connections_used(server) == [0] * 10
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(ok(OBJECT).closing(), id="close"),
+        pytest.param(ok(OBJECT, connection="Keep-Alive, CLOSE"), id="close-among-others"),
+        pytest.param(with_head("Content-Length: 20", "Connection: close").then(Fin()), id="fin"),
+        pytest.param(
+            Reply(200, OBJECT, head=b"HTTP/1.0 200 OK\r\nContent-Length: 20\r\n\r\n"), id="1.0"
+        ),
+        pytest.param(Reply(200, OBJECT, head=b"HTTP/1.0 200 OK\r\n\r\n").then(Fin()), id="1.0-eof"),
+        pytest.param(ok(OBJECT).until_eof(), id="until-eof"),
+    ],
+)
+def test_a_connection_that_is_not_kept(scripted: Scripted, reply: Reply) -> None:
+    server = scripted([reply, ok(OBJECT[::-1])])
+    client = client_of(server)
+    assert client.get("key") == OBJECT
+    assert client.get("key") == OBJECT[::-1]
+    assert connections_used(server) == [0, 1]
+    counters = client.stats()
+    assert (counters["retries"], counters["stale_retries"]) == (0, 0)
+
+
+def test_http_1_0_keeps_alive_where_it_says_so(scripted: Scripted) -> None:
+    head = b"HTTP/1.0 200 OK\r\nContent-Length: 20\r\nConnection: keep-alive\r\n\r\n"
+    server = scripted([Reply(200, OBJECT, head=head)] * 2)
+    client = client_of(server)
+    assert client.get("key") == client.get("key") == OBJECT
+    assert connections_used(server) == [0, 0]
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_a_server_that_closes_after_some_requests(scripted: Scripted, limit: int) -> None:
+    server = scripted(ranged({"key": OBJECT}), keepalive_requests=limit)
+    client = client_of(server)
+    ranges = [(i % 15, i % 15 + 5) for i in range(100)]
+    assert client.get_ranges("key", ranges) == [OBJECT[a:b] for a, b in ranges]
+    assert len(server.requests) == 100
+    assert max(len(connection.requests) for connection in server.connections) <= limit
+    assert client.stats()["retries"] == 0
+
+
+def test_a_connection_closed_while_idle(scripted: Scripted) -> None:
+    server = scripted(ranged({"key": OBJECT}))
+    client = client_of(server, retries=0)
+    for reset in (False, True):
+        assert client.get("key") == OBJECT
+        assert server.close_idle(reset=reset) == 1
+        assert client.get("key") == OBJECT
+    assert client.stats()["retries"] == 0
+
+
+@pytest.mark.parametrize("ending", [Fin(), Reset()])
+def test_a_stale_connection_is_a_free_retry(scripted: Scripted, ending: Fin | Reset) -> None:
+    # The server's end crosses the request on its way: the second request of a connection has none.
+    def handle(request: Request) -> Any:
+        if request.number == 0:
+            return ok(OBJECT) if request.key == "key" else status(400)
+        return ending
+
+    server = scripted(handle)
+    client = client_of(server, retries=0)
+    assert client.get("key") == OBJECT
+    assert client.get("key") == OBJECT
+    counters = client.stats()
+    assert (counters["stale_retries"], counters["retries"], counters["requests"]) == (1, 0, 3)
+    error = failure(ResponseError, client.get, "bad")
+    assert (error.attempts, client.stats()["stale_retries"]) == (1, 2)
+
+
+def test_drip_of_a_part_after_an_interim_response(scripted: Scripted) -> None:
+    wire = interim(103).wire() + partial(OBJECT[5:9], 5, 20).wire()
+    assert client_of(scripted([Drip(wire)])).get("key", (5, 9)) == OBJECT[5:9]

@@ -1,0 +1,86 @@
+"""zarr's own tests of what a store owes, over servers that are written to and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from servers.listed import Listed
+from servers.nginx import Nginx, find_nginx, has_dav
+from servers.scripted import ScriptedServer
+
+pytest.importorskip("zarr", minversion="3.0", reason="the contract of zarr 3")
+
+from zarr.core.buffer import Buffer, cpu
+from zarr.testing.store import StoreTests
+
+from zfast import FastStore
+
+_BASE = "base of the store/with % and é"
+
+
+@pytest.fixture(scope="module")
+def dav(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """One nginx for all tests, that takes PUT and DELETE."""
+    if find_nginx() is None or not has_dav():
+        pytest.skip("there is no nginx with PUT and DELETE")
+    server = Nginx(tmp_path_factory.mktemp("dav"), dav=True)
+    server.shared = True
+    with server:
+        yield server
+
+
+class Contract(StoreTests[FastStore, cpu.Buffer]):
+    """What does not depend on the server."""
+
+    store_cls = FastStore
+    buffer_cls = cpu.Buffer
+
+    def test_store_repr(self, store: FastStore) -> None:
+        assert repr(store) == f"FastStore({store.url!r}, read_only=False)"
+        assert str(store) == store.url
+
+    def test_store_supports_writes(self, store: FastStore) -> None:
+        assert store.supports_writes
+
+    def test_store_supports_listing(self, store: FastStore) -> None:
+        assert store.supports_listing
+
+    def test_store_supports_partial_writes(self, store: FastStore) -> None:
+        assert not store.supports_partial_writes
+
+
+class TestOverNginx(Contract):
+    """Files in a folder that nginx serves, with WebDAV's PUT and DELETE and index pages."""
+
+    @pytest.fixture
+    def store_kwargs(self, dav: Nginx, tmp_path: Path) -> dict[str, Any]:
+        self.root = dav.root / tmp_path.name / _BASE
+        self.root.mkdir(parents=True)
+        return {"url": f"{dav.url}/{tmp_path.name}/{quote(_BASE)}", "read_only": False}
+
+    async def set(self, store: FastStore, key: str, value: Buffer) -> None:
+        path = self.root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(value.to_bytes())
+
+    async def get(self, store: FastStore, key: str) -> Buffer:
+        return cpu.Buffer.from_bytes((self.root / key).read_bytes())
+
+
+class TestOverConditions(Contract):
+    """A server that knows conditional PUTs (nginx does not), and has no empty directories."""
+
+    @pytest.fixture
+    def store_kwargs(self, scripted: Callable[..., ScriptedServer]) -> dict[str, Any]:
+        self.objects: dict[str, bytes] = {}
+        return {"url": scripted(Listed(self.objects)).url, "read_only": False}
+
+    async def set(self, store: FastStore, key: str, value: Buffer) -> None:
+        self.objects[key] = value.to_bytes()
+
+    async def get(self, store: FastStore, key: str) -> Buffer:
+        return cpu.Buffer.from_bytes(self.objects[key])

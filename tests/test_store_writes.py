@@ -1,0 +1,202 @@
+"""What FastStore writes, deletes and lists, and how many requests and batches that takes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.caddy import Caddy
+from servers.listed import Listed
+from servers.nginx import Nginx
+from servers.scripted import Reply, Request, ScriptedServer, ranged, status
+
+pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
+
+from zarr.core.buffer import Buffer, cpu
+
+import zfast
+from zfast import FastStore
+
+
+def buffer(data: bytes) -> Buffer:
+    return cpu.Buffer.from_bytes(data)
+
+
+async def collect(iterator: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in iterator]
+
+
+async def test_many_writes_are_one_batch(scripted: Callable[..., ScriptedServer]) -> None:
+    objects: dict[str, bytes] = {}
+    store = FastStore(scripted(ranged(objects)).url, read_only=False)
+    values = {f"c/{index}": bytes([index]) * index for index in range(50)}
+    await store._set_many((key, buffer(value)) for key, value in values.items())
+    assert objects == values
+    assert store.stats()["batches"] == 1
+    store.set_sync("c/0", buffer(b"again"))
+    assert objects["c/0"] == b"again"
+    store.delete_sync("c/0")
+    assert "c/0" not in objects
+    store.delete_sync("c/0")
+
+
+@pytest.mark.parametrize("value", [b"bytes", "text", None, 3])
+async def test_only_buffers_are_written(value: Any) -> None:
+    store = FastStore("http://localhost:1/", read_only=False)
+    with pytest.raises(TypeError, match=r"the value of 'k' is a .*, not a Buffer"):
+        await store.set("k", value)
+
+
+async def test_what_exists_is_not_overwritten(scripted: Callable[..., ScriptedServer]) -> None:
+    objects = {"k": b"theirs"}
+    server = scripted(ranged(objects))
+    store = FastStore(server.url, read_only=False)
+    await store.set_if_not_exists("k", buffer(b"ours"))
+    await store.set_if_not_exists("new", buffer(b"ours"))
+    assert objects == {"k": b"theirs", "new": b"ours"}
+    put = [request for request in server.requests if request.method == "PUT"]
+    assert [(request.key, request.field("If-None-Match")) for request in put] == [("new", "*")]
+
+
+async def test_whoever_writes_in_between_keeps_the_key(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    objects: dict[str, bytes] = {}
+    handler = ranged(objects)
+
+    def another_writes_after_the_question(request: Request) -> Reply:
+        reply = handler(request)
+        if request.method == "HEAD":
+            objects["k"] = b"theirs"
+        return reply
+
+    store = FastStore(scripted(another_writes_after_the_question).url, read_only=False)
+    await store.set_if_not_exists("k", buffer(b"ours"))
+    assert objects == {"k": b"theirs"}
+
+
+async def test_a_server_that_knows_no_conditions_overwrites_nothing_either(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    objects = {"k": b"theirs"}
+    handler = ranged(objects)
+
+    def unconditional(request: Request) -> Reply:
+        if request.method == "PUT":
+            objects[request.key] = request.body
+            return Reply(204)
+        return handler(request)
+
+    store = FastStore(scripted(unconditional).url, read_only=False)
+    await store.set_if_not_exists("k", buffer(b"ours"))
+    assert objects == {"k": b"theirs"}
+
+
+async def test_a_server_that_is_not_writable(nginx: Any) -> None:
+    store = FastStore(nginx.url, read_only=False)
+    with pytest.raises(zfast.NotWritableError, match="PUT"):
+        await store.set("k", buffer(b""))
+    with pytest.raises(zfast.NotWritableError, match="DELETE"):
+        await store.delete("k")
+
+
+async def test_a_directory_is_deleted_as_one_batch(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    objects = {f"a/c/{index}": b"" for index in range(50)} | {"a/zarr.json": b"", "ab/c": b""}
+    server = scripted(Listed(objects))
+    store = FastStore(server.url, read_only=False)
+    await store.delete_dir("a")
+    assert objects == {"ab/c": b""}
+    assert len(server.keys("DELETE")) == 51
+    pages = len(server.keys("GET"))
+    assert store.stats()["batches"] <= pages + 1
+    await store.delete_dir("a/")
+    await store.clear()
+    assert not objects
+
+
+async def test_no_partial_writes() -> None:
+    store = FastStore("http://localhost:1/", read_only=False)
+    assert store.supports_partial_writes is False
+    with pytest.raises(NotImplementedError):
+        await store.set_partial_values([("k", 0, b"")])
+
+
+# ----------------------------------------------------------------------------------------- listing
+
+OBJECTS = {
+    "zarr.json": b"1",
+    "a/zarr.json": b"22",
+    "a/c/0/0": b"333",
+    "a/c/0/1": b"4444",
+    "ab/zarr.json": b"55555",
+    "with space/é%": b"666666",
+}
+
+
+@pytest.fixture(params=["nginx", "caddy", "apache", "pythonhttp"])
+def store(request: pytest.FixtureRequest) -> FastStore:
+    site = request.getfixturevalue(request.param)
+    site.write(OBJECTS)
+    return FastStore(site.url)
+
+
+async def test_keys_are_listed(store: FastStore) -> None:
+    assert sorted(await collect(store.list())) == sorted(OBJECTS)
+    assert sorted(await collect(store.list_prefix(""))) == sorted(OBJECTS)
+    assert sorted(await collect(store.list_prefix("a"))) == sorted(
+        key for key in OBJECTS if key.startswith("a")
+    )
+    assert sorted(await collect(store.list_prefix("a/c/"))) == ["a/c/0/0", "a/c/0/1"]
+    assert await collect(store.list_prefix("nope/")) == []
+    for prefix in ("a", "a/"):
+        assert sorted(await collect(store.list_dir(prefix))) == ["c", "zarr.json"]
+    assert sorted(await collect(store.list_dir(""))) == ["a", "ab", "with space", "zarr.json"]
+    assert await collect(store.list_dir("nope")) == []
+
+
+async def test_sizes_and_emptiness(store: FastStore) -> None:
+    for prefix in ("a", "a/"):
+        assert await store.getsize_prefix(prefix) == 9
+    assert await store.getsize_prefix("") == 21
+    assert await store.getsize_prefix("nope") == 0
+    assert not await store.is_empty("")
+    assert not await store.is_empty("a")
+    assert await store.is_empty("nope")
+
+
+@pytest.mark.parametrize("server", [(Nginx, {"autoindex": False}), (Caddy, {"browse": False})])
+async def test_without_index_pages_only_listing_fails(
+    start: Callable[..., Any], tmp_path: Path, server: tuple[type[Any], dict[str, bool]]
+) -> None:
+    for key, value in OBJECTS.items():
+        (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / key).write_bytes(value)
+    kind, options = server
+    store = FastStore(start(kind, tmp_path, **options).url)
+    calls: list[Callable[[], AsyncIterator[str]]] = [
+        store.list,
+        lambda: store.list_prefix("a/"),
+        lambda: store.list_dir(""),
+        lambda: store.list_dir("a"),
+    ]
+    for call in calls:
+        with pytest.raises(zfast.ListingError, match="no directory index page"):
+            await collect(call())
+    with pytest.raises(zfast.ListingError):
+        await store.is_empty("")
+    with pytest.raises(zfast.ListingError):
+        len(store)
+    assert store["a/zarr.json"] == b"22"
+    assert "a/zarr.json" in store
+
+
+async def test_a_failing_listing_is_not_an_empty_one(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    store = FastStore(scripted(lambda request: status(500)).url, retries=0)
+    with pytest.raises(zfast.ResponseError, match="500"):
+        await collect(store.list())

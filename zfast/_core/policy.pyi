@@ -1,0 +1,42 @@
+from collections.abc import Iterable
+from typing import Any
+
+class Policy:
+    """What all requests of a client have in common; immutable once made.
+
+    Parameters
+    ----------
+    fields, foreign_fields : bytes
+        Header lines for every request, and those that another origin may see after a redirect.
+    missing, retry : iterable of int
+        HTTP statuses that mean "missing", and those worth another attempt.
+    retries : dict
+        The numbers of a `urllib3.Retry`, None as -1; see ``RetryPolicy`` in retry.pxd.
+    read_timeout : float
+        Seconds without progress after which an attempt has failed, 0 for none.
+    max_in_flight : int
+        Requests of this client on the wire at once.
+    """
+
+    def __init__(
+        self,
+        fields: bytes,
+        foreign_fields: bytes,
+        missing: Iterable[int],
+        retry: Iterable[int],
+        retries: dict[str, Any],
+        read_timeout: float,
+        max_in_flight: int,
+    ) -> None: ...
+    def counters(self) -> dict[str, Any]:
+        """What the requests of this policy did, as a dict of int and of lists of int.
+
+        ``first_byte`` and ``transfer`` are histograms: element b counts times below 2**b µs that
+        no earlier element counts.
+        """
+
+def process_counters() -> dict[str, Any]:
+    """The counters of all clients that this process has had, summed; see `Policy.counters`."""
+
+def after_fork_in_child() -> None:
+    """In a forked child: begin with no request in flight, and with a lock that nobody holds."""

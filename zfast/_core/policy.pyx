@@ -1,0 +1,140 @@
+"""What all requests of a client have in common, and the counters of what they did.
+
+A policy is immutable once made; its counters are written under the engine's lock and outlive it in
+the sum that `process_counters` gives.
+"""
+
+from libc.string cimport memset
+from libcpp.unordered_set cimport unordered_set
+
+from zfast._core.counters cimport HISTOGRAM_BUCKETS, Counters
+from zfast._core.exchange cimport Profile
+from zfast._core.extern.pthread cimport (
+    pthread_mutex_init,
+    pthread_mutex_lock,
+    pthread_mutex_t,
+    pthread_mutex_unlock,
+)
+from zfast._core.semantics cimport POLICY_MISSING, POLICY_RETRY, STATUS_LIMIT
+
+ctypedef Profile* Profile_ptr
+
+# The counters of every client that there is, and the sum of those of every one that was.
+cdef pthread_mutex_t _profiles_lock
+cdef unordered_set[Profile_ptr] _profiles
+cdef Counters _retired
+pthread_mutex_init(&_profiles_lock, NULL)
+memset(&_retired, 0, sizeof(_retired))
+
+cdef void _add_counters(Counters* total, const Counters* some) noexcept nogil:
+    cdef unsigned long long* sums = <unsigned long long*>total
+    cdef const unsigned long long* numbers = <const unsigned long long*>some
+    cdef size_t index
+    for index in range(sizeof(Counters) // sizeof(unsigned long long)):
+        sums[index] += numbers[index]
+
+
+cdef dict _as_dict(const Counters* c):
+    return {
+        "batches": c.batches,
+        "requests": c.requests,
+        "reads": c.reads,
+        "missing": c.missing,
+        "failed": c.failed,
+        "bytes_received": c.bytes_received,
+        "bytes_sent": c.bytes_sent,
+        "retries": c.retries,
+        "stale_retries": c.stale_retries,
+        "redirects": c.redirects,
+        "resumed": c.resumed,
+        "first_byte": [c.first_byte[b] for b in range(HISTOGRAM_BUCKETS)],
+        "transfer": [c.transfer[b] for b in range(HISTOGRAM_BUCKETS)],
+    }
+
+
+def process_counters():
+    """The counters of all clients that this process has had, summed; see `Policy.counters`."""
+    cdef Counters total
+    pthread_mutex_lock(&_profiles_lock)
+    total = _retired
+    for profile in _profiles:
+        _add_counters(&total, &profile.counters)
+    pthread_mutex_unlock(&_profiles_lock)
+    return _as_dict(&total)
+
+
+def after_fork_in_child():
+    """In a forked child: begin with no request in flight, and with a lock that nobody holds."""
+    pthread_mutex_init(&_profiles_lock, NULL)
+    for profile in _profiles:
+        # What the parent has in flight no thread will ever end here.
+        profile.in_flight = 0
+
+
+cdef class Policy:
+    """What all requests of a client have in common; immutable once made.
+
+    Parameters
+    ----------
+    fields, foreign_fields : bytes
+        Header lines for every request, and those that another origin may see after a redirect.
+    missing, retry : iterable of int
+        HTTP statuses that mean "missing", and those worth another attempt.
+    retries : dict
+        The numbers of a `urllib3.Retry`, None as -1; see ``RetryPolicy`` in retry.pxd.
+    read_timeout : float
+        Seconds without progress after which an attempt has failed, 0 for none.
+    max_in_flight : int
+        Requests of this client on the wire at once.
+    """
+
+    def __cinit__(self, bytes fields, bytes foreign_fields, missing, retry, dict retries,
+                  double read_timeout, int max_in_flight):
+        cdef Profile* profile = new Profile()
+        self.profile = profile
+        profile.fields = fields
+        profile.foreign_fields = foreign_fields
+        memset(&profile.statuses, 0, sizeof(profile.statuses))
+        memset(&profile.counters, 0, sizeof(profile.counters))
+        for statuses, flag in ((missing, POLICY_MISSING), (retry, POLICY_RETRY)):
+            for status in statuses:
+                if not 100 <= status < STATUS_LIMIT:
+                    raise ValueError(f"{status!r} is no HTTP status")
+                profile.statuses.flags[status] |= flag
+        profile.retry.total = retries["total"]
+        profile.retry.connect = retries["connect"]
+        profile.retry.read = retries["read"]
+        profile.retry.status = retries["status"]
+        profile.retry.other = retries["other"]
+        profile.retry.redirects = retries["redirects"]
+        profile.retry.backoff_factor = retries["backoff_factor"]
+        profile.retry.backoff_max = retries["backoff_max"]
+        profile.retry.backoff_jitter = retries["backoff_jitter"]
+        profile.retry.retry_after_max = retries["retry_after_max"]
+        profile.retry.respect_retry_after = retries["respect_retry_after"]
+        profile.retry.methods = retries["methods"]
+        profile.read_timeout = read_timeout
+        profile.max_in_flight = max_in_flight
+        profile.in_flight = 0
+        pthread_mutex_lock(&_profiles_lock)
+        _profiles.insert(profile)
+        pthread_mutex_unlock(&_profiles_lock)
+
+    def __dealloc__(self):
+        # Batches hold the policies of their requests: no worker knows this one any more.
+        if self.profile == NULL:
+            return
+        pthread_mutex_lock(&_profiles_lock)
+        _add_counters(&_retired, &self.profile.counters)
+        _profiles.erase(self.profile)
+        pthread_mutex_unlock(&_profiles_lock)
+        del self.profile
+
+    def counters(self):
+        """What the requests of this policy did, as a dict of int and of lists of int.
+
+        ``first_byte`` and ``transfer`` are histograms: element b counts times below 2**b µs that
+        no earlier element counts.
+        """
+        # Read without the lock: each number is right, their sum may be a moment apart.
+        return _as_dict(&self.profile.counters) | {"in_flight": self.profile.in_flight}

@@ -1,0 +1,205 @@
+"""What a FastStore is under any zarr: a configuration, and a mapping of keys to bytes.
+
+A configuration is a client's, whether writing is allowed, and whether the fast codec pipeline is
+wanted; it alone is compared, hashed, shown and pickled.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import weakref
+from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from zfast.collector import names_object
+from zfast.errors import ConnectionFailedError
+
+if TYPE_CHECKING:
+    from zfast._core.buffers import Body
+    from zfast.client import Client
+
+__all__ = ["KeyMapping"]
+
+S = TypeVar("S", bound="KeyMapping")
+
+_READ_AT_ONCE = 64
+
+
+class KeyMapping(MutableMapping[str, bytes]):
+    """The part of a store that does not depend on zarr.
+
+    Its methods block, and need the server's index pages wherever keys are iterated over.
+    """
+
+    _client: Client
+    _read_only: bool
+    _pipeline: bool
+    _closed: bool
+    _sharers: weakref.WeakValueDictionary[int, KeyMapping]
+
+    # ------------------------------------------------------------------------------- what it is
+
+    def _set_up(self, client: Client, read_only: bool, pipeline: bool) -> None:
+        self._client = client
+        self._read_only = read_only
+        self._pipeline = pipeline
+        self._closed = False
+        self._sharers = weakref.WeakValueDictionary({id(self): self})
+
+    @property
+    def read_only(self) -> bool:
+        """Whether writing raises."""
+        return self._read_only
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise ValueError("store was opened in read-only mode and does not support writing")
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """A store of the same configuration but for `read_only`, on the same client.
+
+        It need not be opened; closing one of the two leaves the other usable.
+        """
+        store = _build(type(self), self._open_client(), read_only, self._pipeline)
+        store._sharers = self._sharers
+        store._sharers[id(store)] = store
+        return store
+
+    @property
+    def url(self) -> str:
+        """The base URL without credentials and query string."""
+        return self._client.url
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of this store, and of those that share its client; see `zfast.stats`."""
+        return self._client.stats()
+
+    def close(self) -> None:
+        """Refuse further reads and writes. Closing twice does no harm."""
+        self._closed = True
+        self._sharers.pop(id(self), None)
+        if not self._sharers:
+            self._client.close()
+
+    def _open_client(self) -> Client:
+        if self._closed:
+            raise ConnectionFailedError("the store is closed", url=self._client.url)
+        return self._client
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, KeyMapping):
+            return NotImplemented
+        return type(self) is type(other) and (
+            (self._client, self._read_only, self._pipeline)
+            == (other._client, other._read_only, other._pipeline)
+        )
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._client, self._read_only, self._pipeline))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r}, read_only={self._read_only})"
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _build, (type(self), self._client, self.read_only, self._pipeline)
+
+    # ---------------------------------------------------------------------------------- reading
+
+    def _fetch(self, key: object, byte_range: Any = None) -> Body | None:
+        client = self._open_client()
+        return client.get(str(key), byte_range) if names_object(key) else None
+
+    def __getitem__(self, key: str) -> bytes:
+        body = self._fetch(key)
+        if body is None:
+            raise KeyError(key)
+        return bytes(body)
+
+    def __contains__(self, key: object) -> bool:
+        client = self._open_client()
+        return names_object(key) and client.head(str(key)) is not None
+
+    def __bool__(self) -> bool:
+        # Truth through the length would list every key, on a server that may have no listing.
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return self._open_client().list()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def items(self) -> ItemsView[str, bytes]:
+        """Keys and values; many values are read at once."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[bytes]:
+        """Values; many are read at once."""
+        return _Values(self)
+
+    def _pairs(self) -> Iterator[tuple[str, bytes]]:
+        keys = iter(self)
+        while now := list(itertools.islice(keys, _READ_AT_ONCE)):
+            bodies = self._open_client().get_many([(key, None) for key in now])
+            for key, body in zip(now, bodies, strict=True):
+                # None: deleted since it was listed.
+                if body is not None:
+                    yield key, bytes(body)
+
+    # ---------------------------------------------------------------------------------- writing
+
+    def _contents(self, items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+        contents = []
+        for key, value in items:
+            if not names_object(key):
+                raise ValueError(f"{key!r} cannot name an object: it is empty or ends at a slash")
+            contents.append((key, self._content(value)))
+        return contents
+
+    def _content(self, value: Any) -> Any:
+        """The bytes of a value; raises TypeError if it has none."""
+        return memoryview(value)
+
+    def _put_many(self, items: Iterable[tuple[str, Any]]) -> None:
+        self._check_writable()
+        client = self._open_client()
+        client._run(functools.partial(client._operations.put_many, self._contents(items), False))
+
+    def _delete_many(self, keys: Iterable[str]) -> None:
+        self._check_writable()
+        client = self._open_client()
+        named = [key for key in keys if names_object(key)]
+        client._run(functools.partial(client._operations.delete_many, named))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._put_many([(key, value)])
+
+    def __delitem__(self, key: str) -> None:
+        self._check_writable()
+        if key not in self:
+            raise KeyError(key)
+        self._delete_many([key])
+
+
+class _Items(ItemsView[str, bytes]):
+    _mapping: KeyMapping
+
+    def __iter__(self) -> Iterator[tuple[str, bytes]]:
+        return self._mapping._pairs()
+
+
+class _Values(ValuesView[bytes]):
+    _mapping: KeyMapping
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (value for _, value in self._mapping._pairs())
+
+
+def _build(cls: type[S], client: Client, read_only: bool, pipeline: bool) -> S:
+    store = cls.__new__(cls)
+    store._set_up(client, read_only, pipeline)
+    return store

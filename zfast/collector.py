@@ -1,0 +1,219 @@
+"""Reads that are asked for in one turn of an event loop leave as one native batch.
+
+The first read of a turn schedules the batch for the next one, the others join it, and each ends
+when its own bytes are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Iterable
+from typing import TYPE_CHECKING, Any
+
+from zfast import loops
+from zfast._core.batch import Batch
+from zfast._core.types import Method, Status
+from zfast.planner import WHOLE, Span, bounds, span
+
+if TYPE_CHECKING:
+    from zfast._core.buffers import Body
+    from zfast.client import Client
+    from zfast.operations import Operations
+
+__all__ = ["Collector", "Read", "names_object"]
+
+_GET = int(Method.GET)
+_OK, _MISSING = int(Status.OK), int(Status.MISSING)
+
+
+def names_object(key: object) -> bool:
+    """Whether a key can name an object; an empty one, or one with a slash at its end, cannot.
+
+    They lead to directories, whose index pages must not pass for values.
+    """
+    return isinstance(key, str) and key != "" and not key.endswith("/")
+
+
+class Read(asyncio.Future["Body | None"]):
+    """One read under way, and the future of its bytes.
+
+    Cancelling it ends it in the engine as well.
+    """
+
+    def __init__(
+        self, key: str, byte_range: Any, target: bytes, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(loop=loop)
+        self.key = key
+        self.byte_range = byte_range
+        self.target = target
+        self.wanted: Span = span(byte_range)
+        self._flight: _Flight | None = None
+        self._index = 0
+
+    def board(self, flight: _Flight, index: int) -> None:
+        """Name the request that serves this read."""
+        self._flight, self._index = flight, index
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel the read; False if it is complete."""
+        cancelled = super().cancel(msg)
+        if cancelled and self._flight is not None:
+            self._flight.leave(self._index)
+        return cancelled
+
+
+_Turn = tuple[asyncio.AbstractEventLoop, list[Read]]
+
+
+class _Flight:
+    """A batch under way, and the reads that each of its requests serves."""
+
+    def __init__(self, operations: Operations, batch: Batch) -> None:
+        self._operations = operations
+        self._batch = batch
+        self._served: list[tuple[Span, list[Read]]] = []
+
+    def add(self, origin: int, wanted: Span, reads: list[Read]) -> None:
+        self._batch.add(self._operations.policy, origin, _GET, reads[0].target, *wanted)
+        for read in reads:
+            read.board(self, len(self._served))
+        self._served.append((wanted, reads))
+
+    def leave(self, index: int) -> None:
+        if all(read.done() for read in self._served[index][1]):
+            self._batch.cancel(index)
+
+    def arrive(self, index: int) -> None:
+        """Settle the reads of a completed request; -1 is the batch as a whole."""
+        operations, batch = self._operations, self._batch
+        if index < 0:
+            operations.ignores_ranges = operations.ignores_ranges or batch.range_ignored
+            return
+        wanted, reads = self._served[index]
+        reads = [read for read in reads if not read.done()]
+        code = batch.code(index)
+        if code == _OK:
+            body = batch.body(index)
+            assert body is not None
+            for read in reads:
+                exact = read.wanted == wanted
+                read.set_result(body if exact else body.part(*bounds(read.wanted, len(body))))
+            return
+        for read in reads:
+            if code == _MISSING:
+                read.set_result(None)
+            else:
+                read.set_exception(operations.error(batch, index, read.key, read.byte_range))
+
+
+class Collector:
+    """Collects the reads of a client, for any number of event loops and threads at once.
+
+    Parameters
+    ----------
+    client : Client
+        Who reads.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        # A thread runs one loop at a time: its turn is that loop and the reads so far.
+        self._here = threading.local()
+
+    def read(self, key: str, byte_range: Any = None) -> Read:
+        """Begin a read in the running event loop.
+
+        Parameters
+        ----------
+        key : str
+            Below the client's URL.
+        byte_range : optional
+            See the notes of `zfast.Client`.
+
+        Returns
+        -------
+        Read
+            The future of a Body, None if the key is missing; fails with a ZfastError.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the byte range makes no sense.
+        """
+        loop = asyncio.get_running_loop()
+        read = Read(key, byte_range, self._client._operations.location.target(key), loop)
+        if not names_object(key):
+            read.set_result(None)
+            return read
+        turn: _Turn | None = getattr(self._here, "turn", None)
+        # A turn of another loop was left when that loop was stopped, or by a fork.
+        if turn is None or turn[0] is not loop:
+            turn = self._here.turn = (loop, [])
+            loop.call_soon(self._depart, turn)
+        turn[1].append(read)
+        return read
+
+    async def as_completed(
+        self, items: Iterable[tuple[str, Any]]
+    ) -> AsyncGenerator[tuple[int, Body | None], None]:
+        """Read keys or byte ranges of them; iterate over (index, body) in order of completion.
+
+        Closing the iterator cancels what is not complete, and so does a failure.
+
+        Raises
+        ------
+        ZfastError
+            The first failure.
+        """
+        completed: asyncio.Queue[Any] = asyncio.Queue()
+        places: dict[Any, int] = {}
+        try:
+            for key, byte_range in items:
+                read = self.read(key, byte_range)
+                read.add_done_callback(completed.put_nowait)
+                places[read] = len(places)
+            for _ in places:
+                done = await completed.get()
+                yield places[done], done.result()
+        finally:
+            for read in places:
+                # Looked at, so that asyncio does not report a failure that came after the first.
+                if not read.cancel() and not read.cancelled():
+                    read.exception()
+
+    def _depart(self, turn: _Turn) -> None:
+        if getattr(self._here, "turn", None) is turn:
+            self._here.turn = None
+        reads = [read for read in turn[1] if not read.done()]
+        try:
+            if reads:
+                self._submit(reads)
+        except Exception as error:
+            for read in reads:
+                if not read.done():
+                    read.set_exception(error)
+
+    def _submit(self, reads: list[Read]) -> None:
+        client = self._client
+        operations = client._operations
+        hub = loops.hub(client._engine())
+        origin = operations.origin()
+        batch = Batch(hub.engine, client._deadline, hub.waker, each=True)
+        flight = _Flight(operations, batch)
+        for wanted, served in _requests(reads, operations.ignores_ranges):
+            flight.add(origin, wanted, served)
+        hub.submit(batch, flight.arrive)
+
+
+def _requests(reads: list[Read], ignores_ranges: bool) -> list[tuple[Span, list[Read]]]:
+    if not ignores_ranges:
+        return [(read.wanted, [read]) for read in reads]
+    # Every range costs the whole object: it is asked for once, and sliced here.
+    by_target: dict[bytes, list[Read]] = {}
+    for read in reads:
+        by_target.setdefault(read.target, []).append(read)
+    return [
+        (served[0].wanted if len(served) == 1 else WHOLE, served) for served in by_target.values()
+    ]

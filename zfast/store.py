@@ -1,0 +1,486 @@
+"""FastStore for zarr 3: translates zarr's `Store` and Python's mapping into calls of a Client.
+
+One class serves zarr 3.0 to 3.4: it defines what any of them asks for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+
+from zfast._core.types import Status
+from zfast._mapping import KeyMapping
+from zfast.client import Client
+from zfast.collector import Collector, names_object
+from zfast.config import setting
+from zfast.errors import ZfastError, error_for
+from zfast.planner import bounds, span
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+
+    from zfast._core.buffers import Body
+
+__all__ = ["FastStore"]
+
+_BYTE_REQUESTS = (RangeByteRequest, OffsetByteRequest, SuffixByteRequest)
+_AT_ONCE = 1024
+_GROUPED = "byte ranges could not be read"
+# FastStore.list shadows the builtin inside its class.
+_Buffers = list[Buffer | None]
+_Indexed = Sequence[tuple[int, Buffer | None]]
+
+
+# Both bases define `clear`, `get`, `__eq__` and `__hash__`. Store comes first, for `clear` is a
+# coroutine to zarr; `get` serves both by its arguments. What is better of KeyMapping's the class
+# body names again (Store's abstract `__eq__` also takes `__hash__` away).
+class FastStore(Store, KeyMapping):
+    """The objects below a URL as a zarr store and as a mapping of keys to bytes.
+
+    Parameters
+    ----------
+    url : str
+        ``http(s)://[user:pass@]host[:port]/base/path[?query]``
+    read_only : bool
+        Whether writing raises; a store that is not sends PUT and DELETE.
+    pipeline : bool, optional
+        Whether arrays are to be read by the fast codec pipeline where that is available; the
+        setting ``pipeline`` if not given. Until there is one, it is kept with the configuration
+        and changes nothing: zarr's own pipeline reads all arrays.
+    **options
+        Those of `zfast.Client`.
+
+    Raises
+    ------
+    ConfigurationError
+        If an argument or setting is not one that zfast can use.
+
+    Notes
+    -----
+    What is asked for in one turn of an event loop leaves as one native batch. The methods of the
+    mapping, and those whose names end in ``_sync``, block until they are served.
+
+    A missing key is None to zarr and a KeyError to the mapping; every other failure is a
+    `ZfastError`. Whatever lists or iterates needs the server's directory index pages and raises
+    `ListingError` where it has none; arrays, groups and consolidated metadata open without.
+    """
+
+    supports_writes: bool = True
+    supports_deletes: bool = True
+    supports_listing: bool = True
+    supports_partial_writes: Literal[False] = False
+    supports_consolidated_metadata: bool = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        read_only: bool = True,
+        pipeline: bool | None = None,
+        **options: Any,
+    ) -> None:
+        self._set_up(Client(url, **options), read_only, setting("pipeline", pipeline))
+
+    def _set_up(self, client: Client, read_only: bool, pipeline: bool) -> None:
+        Store.__init__(self, read_only=read_only)
+        KeyMapping._set_up(self, client, read_only, pipeline)
+        self._collector = Collector(client)
+
+    __eq__ = KeyMapping.__eq__
+    __hash__ = KeyMapping.__hash__
+    with_read_only = KeyMapping.with_read_only
+
+    # ----------------------------------------------------------------------------- opened, closed
+
+    async def _open(self) -> None:
+        self._open_client()
+        await super()._open()
+
+    async def _ensure_open(self) -> None:
+        self._use()
+
+    def _use(self) -> Client:
+        # Not through _open: two threads that find the store unopened may both pass here.
+        client = self._open_client()
+        self._is_open = True
+        return client
+
+    def close(self) -> None:
+        """Refuse further reads and writes. Stores made by `with_read_only` stay usable."""
+        Store.close(self)
+        KeyMapping.close(self)
+
+    # ------------------------------------------------------------------------------------ reading
+
+    @overload
+    def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Coroutine[Any, Any, Buffer | None]: ...
+
+    @overload
+    def get(self, key: str, prototype: Any = None, *, default: Any = None) -> Any: ...
+
+    def get(
+        self, key: str, prototype: Any = None, byte_range: Any = None, *, default: Any = None
+    ) -> Any:
+        """Read a key, or a byte range of it, as zarr does; or as ``dict.get`` does.
+
+        Parameters
+        ----------
+        key : str
+            Below the base URL; not percent-encoded.
+        prototype : BufferPrototype, or anything else
+            With a prototype this is zarr's method; anything else is the mapping's default.
+        byte_range : RangeByteRequest, OffsetByteRequest or SuffixByteRequest, optional
+            What zarr wants of the value.
+        default : optional
+            What the mapping gives for a missing key.
+
+        Returns
+        -------
+        coroutine of Buffer or None; or bytes or the default
+
+        Raises
+        ------
+        ValueError
+            If the byte range is none of zarr's.
+        ZfastError
+            If the bytes cannot be had.
+        """
+        if isinstance(prototype, BufferPrototype):
+            return self._get(key, prototype, byte_range)
+        return Mapping.get(self, key, default if prototype is None else prototype)
+
+    async def _get(self, key: str, prototype: BufferPrototype, byte_range: Any) -> Buffer | None:
+        self._use()
+        _check_range(byte_range)
+        return _buffer(prototype, await self._collector.read(key, byte_range))
+
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """Read a key without an event loop; the blocking twin of zarr's `get`."""
+        self._use()
+        _check_range(byte_range)
+        return _buffer(prototype or default_buffer_prototype(), self._fetch(key, byte_range))
+
+    async def get_partial_values(
+        self,
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+    ) -> _Buffers:
+        """Read byte ranges of keys, as one batch; None where a key is missing."""
+        self._use()
+        items = _checked(key_ranges)
+        buffers: _Buffers = [None] * len(items)
+        async with aclosing(self._collector.as_completed(items)) as completed:
+            async for index, body in completed:
+                buffers[index] = _buffer(prototype, body)
+        return buffers
+
+    async def _get_many(
+        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
+    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
+        self._use()
+        wanted = list(requests)
+        items = _checked((key, byte_range) for key, _, byte_range in wanted)
+        async with aclosing(self._collector.as_completed(items)) as completed:
+            async for index, body in completed:
+                key, prototype, _ = wanted[index]
+                yield key, _buffer(prototype, body)
+
+    async def get_ranges(
+        self,
+        key: str,
+        byte_ranges: Sequence[ByteRequest | None],
+        *,
+        prototype: BufferPrototype,
+        max_concurrency: int | None = None,
+        max_gap_bytes: int = 1 << 20,
+        max_coalesced_bytes: int = 16 << 20,
+    ) -> AsyncGenerator[_Indexed, None]:
+        """Read byte ranges of one key, neighbouring ones together, as one batch.
+
+        Parameters
+        ----------
+        key : str
+            Below the base URL.
+        byte_ranges : sequence
+            zarr's byte requests, None for the whole value.
+        prototype : BufferPrototype
+            Of the buffers.
+        max_concurrency : int, optional
+            Of no effect: what limits requests is zfast's own setting of that name.
+        max_gap_bytes, max_coalesced_bytes : int
+            Ranges at most so far apart become one request of at most so many bytes.
+
+        Yields
+        ------
+        sequence of (int, Buffer)
+            For each request, as it completes: which byte ranges it served, and their bytes.
+
+        Raises
+        ------
+        BaseExceptionGroup
+            Of one MissingKeyError if the key is missing, else of the first failure.
+        """
+        self._use()
+        groups = _coalesced(byte_ranges, max_gap_bytes, max_coalesced_bytes)
+        items = [(key, wanted) for wanted, _ in groups]
+        try:
+            async with aclosing(self._collector.as_completed(items)) as completed:
+                async for index, body in completed:
+                    yield self._parts(prototype, key, byte_ranges, groups[index], body)
+        except ZfastError as error:
+            raise BaseExceptionGroup(_GROUPED, [error]) from None
+
+    def get_ranges_sync(
+        self,
+        key: str,
+        byte_ranges: Sequence[ByteRequest | None],
+        *,
+        prototype: BufferPrototype,
+        max_gap_bytes: int = 1 << 20,
+        max_coalesced_bytes: int = 16 << 20,
+    ) -> _Indexed:
+        """Read byte ranges of one key without an event loop; see `get_ranges`."""
+        client = self._use()
+        groups = _coalesced(byte_ranges, max_gap_bytes, max_coalesced_bytes)
+        try:
+            bodies = client.get_ranges(key, [wanted for wanted, _ in groups])
+            return [
+                part
+                for group, body in zip(groups, bodies, strict=True)
+                for part in self._parts(prototype, key, byte_ranges, group, body)
+            ]
+        except ZfastError as error:
+            raise BaseExceptionGroup(_GROUPED, [error]) from None
+
+    def _parts(
+        self,
+        prototype: BufferPrototype,
+        key: str,
+        byte_ranges: Sequence[ByteRequest | None],
+        group: _Group,
+        body: Body | None,
+    ) -> _Indexed:
+        wanted, members = group
+        if body is None:
+            raise self._missing(key)
+        if len(members) == 1:
+            return [(members[0], _buffer(prototype, body))]
+        parts = []
+        for index in members:
+            asked = byte_ranges[index]
+            assert isinstance(asked, RangeByteRequest)
+            assert isinstance(wanted, RangeByteRequest)
+            within = span((asked.start - wanted.start, asked.end - wanted.start))
+            parts.append((index, _buffer(prototype, body.part(*bounds(within, len(body))))))
+        return parts
+
+    def _missing(self, key: str) -> ZfastError:
+        return error_for(
+            Status.MISSING, url=self._client._operations.location.display(key), key=key
+        )
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is such a key, by one HEAD."""
+        client = self._use()
+        return names_object(key) and await client.head_async(key) is not None
+
+    async def getsize(self, key: str) -> int:
+        """Size of a value in bytes, by one HEAD.
+
+        Raises
+        ------
+        MissingKeyError
+            If the key is missing.
+        """
+        client = self._use()
+        info = await client.head_async(key) if names_object(key) else None
+        if info is None:
+            raise self._missing(key)
+        if info.size is not None:
+            return info.size
+        # A server that makes the body as it goes does not say how long it will be.
+        body = await self._collector.read(key)
+        if body is None:
+            raise self._missing(key)
+        return len(body)
+
+    async def getsize_prefix(self, prefix: str) -> int:
+        """Size of all values below a prefix, which is a directory: siblings do not count."""
+        keys = [key async for key in self.list_prefix(_directory(prefix))]
+        total = 0
+        for start in range(0, len(keys), _AT_ONCE):
+            total += sum(await asyncio.gather(*map(self.getsize, keys[start : start + _AT_ONCE])))
+        return total
+
+    # ------------------------------------------------------------------------------------ writing
+
+    def _content(self, value: Any) -> Any:
+        return super()._content(value.as_numpy_array() if isinstance(value, Buffer) else value)
+
+    async def _put(self, items: Iterable[tuple[str, Buffer]], if_absent: bool = False) -> None:
+        self._check_writable()
+        client = self._use()
+        items = list(items)
+        for key, value in items:
+            if not isinstance(value, Buffer):
+                raise TypeError(f"the value of {key!r} is a {type(value).__name__}, not a Buffer")
+        contents = self._contents(items)
+        await client._run_async(functools.partial(client._operations.put_many, contents, if_absent))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write a key with PUT.
+
+        Raises
+        ------
+        ValueError
+            If the store is read-only.
+        NotWritableError
+            If the server takes no PUT.
+        ZfastError
+            If it failed; whether the server has written is then unknown.
+        """
+        await self._put([(key, value)])
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write a key unless it exists.
+
+        The PUT is conditional (``If-None-Match: *``, RFC 9110, section 13.1.2). A server that
+        does not know conditions would write all the same, so it is asked first whether the key
+        exists: only there, and only between these two requests, can another's value be lost.
+        """
+        self._check_writable()
+        if not await self.exists(key):
+            await self._put([(key, value)], if_absent=True)
+
+    async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
+        await self._put(values)
+
+    async def set_partial_values(self, key_start_values: Iterable[tuple[str, int, Any]]) -> None:
+        """HTTP has no partial write: raises NotImplementedError, as zarr expects."""
+        raise NotImplementedError("no partial writes over HTTP")
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Write a key without an event loop; the blocking twin of `set`."""
+        self._use()
+        self._put_many([(key, value)])
+
+    async def delete(self, key: str) -> None:
+        """Delete a key; silent if it is missing.
+
+        Raises
+        ------
+        ValueError
+            If the store is read-only.
+        NotWritableError
+            If the server takes no DELETE.
+        """
+        await self._delete_all([key])
+
+    async def _delete_all(self, keys: Iterable[str]) -> None:
+        self._check_writable()
+        client = self._use()
+        named = [key for key in keys if names_object(key)]
+        await client._run_async(functools.partial(client._operations.delete_many, named))
+
+    def delete_sync(self, key: str) -> None:
+        """Delete a key without an event loop; the blocking twin of `delete`."""
+        self._use()
+        self._delete_many([key])
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Delete all keys below a prefix, which is a directory: siblings stay."""
+        self._check_writable()
+        keys = [key async for key in self.list_prefix(_directory(prefix))]
+        await self._delete_all(keys)
+
+    async def clear(self) -> None:  # type: ignore[override]
+        """Delete all keys."""
+        await self.delete_dir("")
+
+    # ------------------------------------------------------------------------------------ listing
+
+    async def is_empty(self, prefix: str) -> bool:
+        """Whether there is no key below a prefix."""
+        async for _ in self.list_prefix(_directory(prefix)):
+            return False
+        return True
+
+    def list(self) -> AsyncIterator[str]:
+        """Iterate over all keys.
+
+        Raises
+        ------
+        ListingError
+            If the server offers no directory index pages.
+        """
+        return self._use().list_async()
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        """Iterate over the keys that begin with `prefix`, taken as it is; see `list`."""
+        return self._use().list_async(prefix)
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        """Iterate over the bare names directly below a directory; see `list`."""
+        return self._use().list_dir_async(prefix)
+
+
+_Group = tuple["ByteRequest | None", list[int]]
+
+
+def _coalesced(
+    byte_ranges: Sequence[ByteRequest | None], max_gap: int, max_size: int
+) -> list[_Group]:
+    """The requests that serve byte ranges, each with the indexes of those that it serves."""
+    groups: list[_Group] = []
+    bounded = []
+    for index, wanted in enumerate(byte_ranges):
+        _check_range(wanted)
+        if isinstance(wanted, RangeByteRequest):
+            bounded.append((wanted.start, wanted.end, index))
+        else:
+            groups.append((wanted, [index]))
+    first, past, members = 0, 0, list[int]()
+    for start, end, index in sorted(bounded):
+        if members and start - past <= max_gap and max(past, end) - first <= max_size:
+            past = max(past, end)
+            members.append(index)
+            groups[-1] = (RangeByteRequest(first, past), members)
+        else:
+            first, past, members = start, end, [index]
+            groups.append((RangeByteRequest(first, past), members))
+    return groups
+
+
+def _buffer(prototype: BufferPrototype, body: Body | None) -> Buffer | None:
+    # Host memory is taken as it is; a prototype for a device copies it there.
+    return None if body is None else prototype.buffer.from_bytes(body)  # type: ignore[arg-type]
+
+
+def _check_range(byte_range: Any) -> None:
+    if byte_range is not None and not isinstance(byte_range, _BYTE_REQUESTS):
+        raise ValueError(f"Unexpected byte_range, got {byte_range}.")
+
+
+def _checked(key_ranges: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    items = list(key_ranges)
+    for _, byte_range in items:
+        _check_range(byte_range)
+    return items
+
+
+def _directory(prefix: str) -> str:
+    return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
