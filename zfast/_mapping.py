@@ -107,6 +107,9 @@ class KeyMapping(MutableMapping[str, bytes]):
     def __reduce__(self) -> tuple[Any, ...]:
         return _build, (type(self), self._client, self.read_only, self._pipeline)
 
+    def __copy__(self) -> Self:
+        return self.with_read_only(self._read_only)
+
     # ---------------------------------------------------------------------------------- reading
 
     def _fetch(self, key: object, byte_range: Any = None) -> Body | None:

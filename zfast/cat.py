@@ -92,7 +92,12 @@ def cat_ranges(
     if limit > engine.max_in_flight:
         engine.raise_limits(limit, runtime.connection_limit(limit))
     policy = policy_for(
-        headers or {}, retries, read_timeout, limit, setting("missing_status", missing_status)
+        headers or {},
+        retries,
+        read_timeout,
+        limit,
+        setting("missing_status", missing_status),
+        keys_only=False,
     )
     ours = connections.shared(pool_manager, ca_certs, connect_timeout)
     targets = _Targets(ours, engine)

@@ -107,6 +107,7 @@ class Client:
             read_timeout,
             self._max_concurrency,
             setting("missing_status", self._options["missing_status"]),
+            keys_only=True,
         )
         self._connections = connections.shared(pool_manager, ca_certs, connect_timeout)
         self._operations = Operations(self._location, self._connections, self._policy)

@@ -80,11 +80,16 @@ async def wait(hub: Hub, batch: Batch) -> None:
             done.set_result(None)
 
     hub.submit(batch, complete)
-    while not done.done():
-        try:
-            await asyncio.shield(done)
-        except asyncio.CancelledError as error:
-            cancelled = error
+    try:
+        while not done.done():
+            try:
+                await asyncio.shield(done)
+            except asyncio.CancelledError as error:
+                cancelled = error
+                batch.cancel()
+    finally:
+        # Thrown away, as a coroutine is that nobody awaits to its end.
+        if not done.done():
             batch.cancel()
     if cancelled is not None:
         raise cancelled

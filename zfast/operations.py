@@ -39,8 +39,7 @@ Steps = Generator[Batch, None, T]
 _INDEX_FIELDS = b"Accept: application/json, text/html;q=0.9\r\n"
 _GET, _HEAD, _PUT, _DELETE = (int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE))
 _OK, _MISSING, _CHANGED, _CANCELLED, _OVERLONG = (
-    int(s)
-    for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED, Status.OVERLONG)
+    int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED, Status.OVERLONG)
 )
 _LISTED_AT_ONCE = 256
 # What a server without index pages answers for a directory: nginx and Apache 403, others 405.
@@ -202,7 +201,7 @@ class Operations:
         batch.add(self.policy, self.origin(), _HEAD, self.location.target(key), keep_head=True)
         yield batch
         outcome = batch.outcome(0)
-        if outcome["code"] == _MISSING:
+        if outcome["code"] == _MISSING or outcome["directory"]:
             return None
         if outcome["code"] != _OK:
             raise self.error(batch, 0, key, method="HEAD")

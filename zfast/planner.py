@@ -1,7 +1,7 @@
 """Byte ranges as callers say them → ranges as the engine takes them. Pure; the one conversion.
 
 A range that starts at or past the object's end holds no byte, an end past it is the object's end,
-and a suffix longer than the object is the whole object: as zarr's MemoryStore has it.
+and a suffix longer than the object is the whole object: as zarr's LocalStore has it.
 """
 
 from __future__ import annotations

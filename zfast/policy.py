@@ -65,6 +65,8 @@ def policy_for(
     read_timeout: float | None,
     max_concurrency: int,
     missing_status: Iterable[int],
+    *,
+    keys_only: bool,
 ) -> Policy:
     """What the engine needs to know of a client, from its settings."""
     fields = {"User-Agent": _USER_AGENT, "Accept": "*/*"}
@@ -82,4 +84,5 @@ def policy_for(
         retry_numbers(retries),
         read_timeout or 0.0,
         max_concurrency,
+        keys_only,
     )

@@ -41,6 +41,7 @@ from zfast._core.types cimport (
     STATUS_CANCELLED,
     STATUS_MISSING,
     STATUS_OK,
+    STATUS_REDIRECT,
     Method,
     RangeKind,
 )
@@ -357,6 +358,7 @@ cdef class Batch:
             "object_size": request.object_size if request.object_size >= 0 else None,
             "range_ignored": request.range_ignored,
             "detail": request.detail.decode("utf-8", "replace"),
+            "directory": request.code == STATUS_REDIRECT and request.names_directory,
             "location": request.location.decode("latin-1"),
             "etag": request.etag.decode("latin-1") or None,
             "head": <bytes>request.head,

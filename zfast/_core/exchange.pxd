@@ -18,6 +18,7 @@ cdef cppclass Profile:
     RetryPolicy retry
     double read_timeout             # seconds without progress, <= 0 none
     int max_in_flight
+    bint keys_only                  # a redirect from "x" to "x/" is no object: "x" is a directory
     int in_flight
     bint closed
     Counters counters
@@ -56,6 +57,7 @@ cdef cppclass Request:
     bint range_ignored
     bint repeatable                 # sending it twice does no harm
     bint stale_retried
+    bint names_directory            # the server redirected the key to its index page
     bint keep_head                  # the caller wants the raw head of the response
     RetryCounts retries
     int attempts

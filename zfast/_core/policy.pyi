@@ -16,6 +16,9 @@ class Policy:
         Seconds without progress after which an attempt has failed, 0 for none.
     max_in_flight : int
         Requests of this client on the wire at once.
+    keys_only : bool
+        Targets are those of keys: a redirect from ``x`` to ``x/``, which is how servers answer for a
+        directory, is a failure and not followed.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class Policy:
         retries: dict[str, Any],
         read_timeout: float,
         max_in_flight: int,
+        keys_only: bool,
     ) -> None: ...
     def counters(self) -> dict[str, Any]:
         """What the requests of this policy did, as a dict of int and of lists of int.

@@ -86,10 +86,13 @@ cdef class Policy:
         Seconds without progress after which an attempt has failed, 0 for none.
     max_in_flight : int
         Requests of this client on the wire at once.
+    keys_only : bool
+        Targets are those of keys: a redirect from ``x`` to ``x/``, which is how servers answer for a
+        directory, is a failure and not followed.
     """
 
     def __cinit__(self, bytes fields, bytes foreign_fields, missing, retry, dict retries,
-                  double read_timeout, int max_in_flight):
+                  double read_timeout, int max_in_flight, bint keys_only):
         cdef Profile* profile = new Profile()
         self.profile = profile
         profile.fields = fields
@@ -115,6 +118,7 @@ cdef class Policy:
         profile.retry.methods = retries["methods"]
         profile.read_timeout = read_timeout
         profile.max_in_flight = max_in_flight
+        profile.keys_only = keys_only
         profile.in_flight = 0
         pthread_mutex_lock(&_profiles_lock)
         _profiles.insert(profile)

@@ -252,32 +252,60 @@ cdef void scheduler_adopt(Scheduler* s, Lease* lease, double now) noexcept nogil
     scheduler_dispatch(s, NOBODY, now)
 
 
-cdef void _evict(Scheduler* s, int caller) noexcept nogil:
-    # Makes room for an origin that has no connection at all by giving back another's idle one.
+cdef long _ready(Origin* origin, long enough) noexcept nogil:
+    # How many waiting requests their clients let go out now; not counted beyond `enough`.
+    cdef Profile* profile = NULL
+    cdef long ready = 0
+    cdef long allowed = 0
+    cdef long more
+    for lane in origin.lanes:
+        if ready >= enough:
+            break
+        if lane.waiting.empty():
+            continue
+        if lane.waiting.front().profile != profile:
+            profile = lane.waiting.front().profile
+            allowed = profile.max_in_flight - profile.in_flight
+        more = max(0, min(allowed, <long>lane.waiting.size()))
+        allowed -= more
+        ready += more
+    return ready
+
+
+cdef bint _evict(Scheduler* s, bint starving, int caller) noexcept nogil:
+    # Makes room by giving back an idle connection of an origin that has nothing waiting; for one
+    # that starves, of any. False when there is none.
     cdef Lease* lease
     for entry in s.origins:
-        if not entry.second.idle.empty():
+        if not entry.second.idle.empty() and (starving or entry.second.pending == 0):
             lease = entry.second.idle.front()
             scheduler_retire(s, lease, True)
             s.workers[lease.worker].scan = True
             if lease.worker != caller:
                 wake(s.workers[lease.worker])
-            return
+            return True
+    return False
 
 
 cdef void _dial(Scheduler* s, Origin* origin, int caller, double now) noexcept nogil:
-    cdef long wanted = <long>origin.pending - <long>origin.idle.size() - origin.dialling
-    cdef long room = s.max_leases - s.leases - s.dialling
+    # One that is leaving still has its descriptor, and its place in the pool.
+    cdef long room = s.max_leases - s.leases - s.dialling - s.leaving
+    cdef long idle = <long>origin.idle.size()
+    cdef long wanted, lacking
+    cdef bint starving = origin.leases == 0 and origin.dialling == 0
     if origin.dial_after > now:
         return
-    if room <= 0 and wanted > 0 and origin.leases == 0 and origin.dialling == 0:
-        _evict(s, caller)
-    # One that is leaving still has its descriptor, and its place in the pool.
-    wanted = min(wanted, room - s.leaving)
+    wanted = _ready(origin, idle + origin.dialling + s.max_leases) - idle - origin.dialling
     if origin.max_leases:
         wanted = min(wanted, <long>(
             origin.max_leases - origin.leases - origin.dialling - origin.leaving
         ))
+    lacking = wanted - room - s.leaving
+    # What is not in flight is idle.
+    while lacking > 0 and s.leases - s.in_flight > idle and _evict(s, starving, caller):
+        lacking -= 1
+        starving = False
+    wanted = min(wanted, room)
     while wanted > 0:
         wanted -= 1
         origin.dialling += 1

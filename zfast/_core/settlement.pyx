@@ -164,6 +164,22 @@ cdef void _settle_broken(
     _retry_or_finish(s, request, MISHAP_READ, code, -1.0, now)
 
 
+cdef bint _names_directory(Request* request, const string* target) noexcept nogil:
+    # Servers answer for a directory by sending to its index page, which is no value of a key.
+    cdef size_t size = min(request.target.find(b"?"), request.target.size())
+    cdef size_t other = min(target.find(b"?"), target.size())
+    return (
+        request.profile.keys_only and other == size + 1 and dereference(target)[size] == c"/"
+        and target.compare(0, size, request.target, 0, size) == 0
+    )
+
+
+cdef void _refuse_directory(Scheduler* s, Request* request) noexcept nogil:
+    request.names_directory = True
+    request.detail = string(b"it is a directory on this server")
+    scheduler_finish(s, request, STATUS_REDIRECT)
+
+
 cdef void _settle_redirect(Scheduler* s, Request* request) noexcept nogil:
     # To the same origin here and now; anything else takes Python's URL handling.
     cdef string* location = &request.location
@@ -185,6 +201,9 @@ cdef void _settle_redirect(Scheduler* s, Request* request) noexcept nogil:
         location.erase(0, authority.size())
     if location.size() and dereference(location)[0] == c"/" and location.compare(
             0, 2, b"//") and http1_is_target(location.data(), location.size()):
+        if _names_directory(request, location):
+            _refuse_directory(s, request)
+            return
         request.target = dereference(location)
         scheduler_enqueue(s, request, True)
     else:
@@ -202,6 +221,8 @@ cdef void scheduler_redirected(
     request.with_python = False
     if origin == NULL:
         scheduler_finish(s, request, STATUS_REDIRECT)
+    elif not foreign and _names_directory(request, &target):
+        _refuse_directory(s, request)
     else:
         request.origin = origin
         request.endpoint = &origin.endpoint
