@@ -339,6 +339,10 @@ def _dial(engine: Engine, origin_id: int) -> None:
             _put_back(pool, connection)
         code, number, detail = _explain(error)
         no_descriptor = number in _NO_DESCRIPTOR
+        if no_descriptor:
+            # Those that wait in pools for nothing in particular are worth less than this one.
+            with runtime.fork_guard:
+                origin.connections.manager.clear()
         with contextlib.suppress(RuntimeError):
             engine.dial_failed(origin_id, code, number, no_descriptor, detail.encode())
         if not isinstance(error, (OSError, HTTPError, RuntimeError)):

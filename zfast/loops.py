@@ -92,4 +92,5 @@ async def wait(hub: Hub, batch: Batch) -> None:
         if not done.done():
             batch.cancel()
     if cancelled is not None:
+        batch.discard()
         raise cancelled

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from zfast._core.buffers import after_fork, before_fork
 from zfast._core.engine import Engine
 from zfast._core.policy import after_fork_in_child
 from zfast.config import setting
@@ -124,15 +125,18 @@ def _stop() -> None:
 def _before_fork() -> None:
     _lock.acquire()
     fork_guard.acquire()
+    before_fork()
 
 
 def _after_fork_in_parent() -> None:
+    after_fork()
     fork_guard.release()
     _lock.release()
 
 
 def _after_fork_in_child() -> None:
     global _engine
+    after_fork()
     engine, _engine = _engine, None
     if engine is not None:
         engine.abandon()

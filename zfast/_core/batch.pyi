@@ -101,6 +101,12 @@ class Batch:
     def cancel(self, index: int = -1) -> None:
         """End one read (or all, with -1) as CANCELLED, unless it is complete."""
 
+    def unpin(self) -> None:
+        """Let go of the callers' buffers; the engine does when the batch is complete."""
+
+    def discard(self) -> None:
+        """Let go of all bodies of a complete batch, for a traceback may keep the batch itself."""
+
     def wait(self) -> None:
         """Wait, without the GIL, until every read is complete.
 

@@ -280,6 +280,23 @@ cdef class Batch:
         scheduler_cancel(self.engine.scheduler, self.state, index, STATUS_CANCELLED)
         pthread_mutex_unlock(&self.engine.scheduler.lock)
 
+    def unpin(self):
+        """Let go of the callers' buffers; the engine does when the batch is complete."""
+        self.pins.clear()
+
+    def discard(self):
+        """Let go of all bodies of a complete batch, for a traceback may keep the batch itself."""
+        cdef size_t index
+        if not self.state.done:
+            return
+        for index in range(self.state.requests.size()):
+            slab_release(self.state.requests[index].slab)
+            self.state.requests[index].slab = NULL
+            self.state.requests[index].memory = NULL
+            self.state.requests[index].delivered = 0
+        arena_free(self.state.arena)
+        self.state.arena = NULL
+
     def wait(self):
         """Wait, without the GIL, until every read is complete.
 
@@ -306,6 +323,7 @@ cdef class Batch:
                         while not _wait_a_while(self.engine.scheduler, self.state):
                             pass
                     self.engine.reap()
+                    self.discard()
                     raise
         self.engine.reap()
 

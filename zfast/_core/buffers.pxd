@@ -21,6 +21,8 @@ cdef Slab* slab_new(size_t size) noexcept nogil
 cdef Slab* slab_grown(Slab* slab, size_t size) noexcept nogil
 cdef void slab_release(Slab* slab) noexcept nogil
 
+cdef void buffers_trim() noexcept nogil
+
 cdef Arena* arena_new() noexcept nogil
 cdef char* arena_take(Arena* arena, size_t size, Slab** owner) noexcept nogil
 cdef void arena_free(Arena* arena) noexcept nogil

@@ -15,6 +15,7 @@ from libcpp.vector cimport vector
 from posix.signal cimport sigfillset, sigset_t
 from posix.unistd cimport close, getpid
 
+from zfast._core.buffers cimport buffers_trim
 from zfast._core.exchange cimport (
     CONCLUDED_BROKEN,
     PHASE_IDLE,
@@ -148,6 +149,7 @@ cdef double _expire(Thread* thread, double now) noexcept nogil:
             first = due if first == 0 else min(first, due)
         elif request == NULL:
             scheduler_retire(s, lease, True)
+            buffers_trim()
         else:
             lease.exchange.conclusion = CONCLUDED_BROKEN
             lease.exchange.code = STATUS_READ_TIMEOUT
@@ -383,7 +385,9 @@ cdef class Engine:
         finished.swap(self.scheduler.finished)
         pthread_mutex_unlock(&self.scheduler.lock)
         for id in finished:
-            self.live.pop(id, None)
+            batch = self.live.pop(id, None)
+            if batch is not None:
+                batch.unpin()
 
     @property
     def max_in_flight(self):
@@ -497,6 +501,7 @@ cdef class Engine:
         lease.id = lease_id
         lease.idle = lease.adopted = lease.retired = False
         lease.used = used
+        lease.served = 0
         lease.idle_since = 0
         lease.exchange.head = <char*>malloc(self.max_head)
         if lease.exchange.head == NULL:

@@ -87,8 +87,8 @@ cdef class Policy:
     max_in_flight : int
         Requests of this client on the wire at once.
     keys_only : bool
-        Targets are those of keys: a redirect from ``x`` to ``x/``, which is how servers answer for a
-        directory, is a failure and not followed.
+        Targets are those of keys: a redirect from ``x`` to ``x/``, which is how servers answer
+        for a directory, is a failure and not followed.
     """
 
     def __cinit__(self, bytes fields, bytes foreign_fields, missing, retry, dict retries,

@@ -22,6 +22,7 @@ cdef cppclass Lease:
     bint used                       # it has carried an exchange before: it may be stale
     bint adopted                    # its worker polls it
     bint retired
+    int served                      # exchanges since it was adopted
     double idle_since
 
 cdef cppclass Lane:

@@ -13,6 +13,11 @@ from zfast._core.extern.pthread cimport pthread_cond_broadcast, pthread_cond_sig
 from zfast._core.extern.sockets cimport ZFAST_SEND_FLAGS, send
 
 
+cdef enum:
+    # Exchanges that a connection is good for before another origin may take its place.
+    TURN = 16
+
+
 cdef double monotonic() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
@@ -274,16 +279,16 @@ cdef long _ready(Origin* origin, long enough) noexcept nogil:
 
 cdef bint _evict(Scheduler* s, bint starving, int caller) noexcept nogil:
     # Makes room by giving back an idle connection of an origin that has nothing waiting; for one
-    # that starves, of any. False when there is none.
-    cdef Lease* lease
+    # that starves, of any that has had its turn. False when there is none.
     for entry in s.origins:
-        if not entry.second.idle.empty() and (starving or entry.second.pending == 0):
-            lease = entry.second.idle.front()
-            scheduler_retire(s, lease, True)
-            s.workers[lease.worker].scan = True
-            if lease.worker != caller:
-                wake(s.workers[lease.worker])
-            return True
+        for lease in entry.second.idle:
+            if entry.second.pending == 0 or (starving and lease.served >= TURN):
+                # In its pool it would stay open: not where descriptors are what is short.
+                scheduler_retire(s, lease, s.max_leases >= s.max_in_flight)
+                s.workers[lease.worker].scan = True
+                if lease.worker != caller:
+                    wake(s.workers[lease.worker])
+                return True
     return False
 
 

@@ -263,6 +263,7 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
     else:
         scheduler_finish(s, request, exchange.code)
     lease.used = True
+    lease.served += 1
     if exchange.reusable:
         lease.idle = True
         lease.idle_since = now
