@@ -1,4 +1,4 @@
-"""A failure is an error that says what, where and after how many attempts; never data, never None."""
+"""A failure is an error that says what, where and after how many attempts; it is never data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def closed_server() -> str:
         return server.url
 
 
-# --------------------------------------------------------------------------------- what is missing
+# ---------------------------------------------------------------------------------- what is missing
 
 
 @pytest.mark.parametrize("code", [404, 410])
@@ -114,7 +114,7 @@ def test_an_error_page_with_status_200_and_a_wrong_length(
         assert "cut short" in str(error)
 
 
-# ---------------------------------------------------------------------------------- connecting fails
+# --------------------------------------------------------------------------------- connecting fails
 
 
 def test_refused() -> None:
@@ -158,7 +158,7 @@ def test_a_host_that_cannot_be() -> None:
     assert isinstance(failure(ConnectionFailedError, client.get, "key"), ConnectionError)
 
 
-# ----------------------------------------------------------------------------------- time runs out
+# ------------------------------------------------------------------------------------ time runs out
 
 
 @pytest.mark.parametrize("sent", [0, 1, 10, -1])
@@ -180,9 +180,10 @@ def test_progress_is_no_stall(scripted: Scripted) -> None:
         wire = ok(OBJECT).wire()
         for at in range(0, len(wire), 10):
             yield wire[at : at + 10]
-            pause.wait(0.06)
+            pause.wait(0.08)
 
-    client = client_of(scripted(handle), timeout=SHORT, retries=0)
+    timeout = urllib3.Timeout(connect=5.0, read=0.4)
+    client = client_of(scripted(handle), timeout=timeout, retries=0)
     assert client.get("key") == OBJECT
 
 
@@ -225,7 +226,7 @@ def test_a_deadline_that_is_met(scripted: Scripted) -> None:
     assert Client(server.url, deadline=10).get("key") == OBJECT
 
 
-# ------------------------------------------------------------------------------- what an error tells
+# ------------------------------------------------------------------------------ what an error tells
 
 
 def failures_of_every_kind(scripted: Scripted) -> list[ZfastError]:
@@ -240,7 +241,7 @@ def failures_of_every_kind(scripted: Scripted) -> list[ZfastError]:
     }
     server = scripted(lambda request: replies[request.path.rpartition("/")[2]])
     secret = server.url.replace("//", "//user:passw0rd@") + "/base?token=s3cret"
-    client = Client(secret, timeout=SHORT, retries=at_once(1))
+    client = Client(secret, timeout=urllib3.Timeout(connect=5.0, read=0.5), retries=at_once(1))
     errors = client.get_many(
         [(key, RangeByteRequest(3, 7)) for key in replies if key != "missing"], on_error="return"
     )
@@ -350,7 +351,7 @@ def test_a_closed_client(scripted: Scripted) -> None:
     assert "closed" in str(failure(ConnectionFailedError, client.get, "key"))
 
 
-# --------------------------------------------------------------------------------------------- TLS
+# ---------------------------------------------------------------------------------------------- TLS
 
 
 def test_a_certificate_that_nobody_trusts(scripted: Scripted, tls_context: ssl.SSLContext) -> None:
@@ -379,4 +380,3 @@ def test_a_tls_stream_that_is_cut(
     assert "cut short" in str(failure(ConnectionFailedError, client.get, "key"))
     assert client.get("key") == OBJECT
     assert "cut short" in str(failure(ConnectionFailedError, client.get, "key"))
-

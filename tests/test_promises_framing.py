@@ -1,4 +1,4 @@
-"""Where a response ends is taken to the letter: bytes beyond its end are neither data nor answer."""
+"""The end of a response is taken to the letter: bytes beyond it are neither data nor answer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def connections_used(server: ScriptedServer) -> list[int]:
     return [request.connection for request in server.requests]
 
 
-# ----------------------------------------------------------------------------------------- lengths
+# ------------------------------------------------------------------------------------------ lengths
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_an_upgrade_that_nobody_asked_for(scripted: Scripted) -> None:
     failure(ResponseError, client_of(scripted([[head, HalfClose()]])).get, "key")
 
 
-# ------------------------------------------------------------------------------------------ chunks
+# ------------------------------------------------------------------------------------------- chunks
 
 
 @pytest.mark.parametrize("size", [1, 7, 20, 100])
@@ -137,7 +137,7 @@ def test_bad_chunks_are_an_error(scripted: Scripted, body: bytes) -> None:
     assert "not valid HTTP/1.1" in str(error)
 
 
-# -------------------------------------------------------------------------- beyond the end of a body
+# ------------------------------------------------------------------------- beyond the end of a body
 
 
 @pytest.mark.parametrize("junk", [b"\r\n\r\n", b"x", b"garbage" * 9, FORGED, FORGED * 2])
@@ -188,15 +188,36 @@ def test_an_idle_connection_that_speaks(scripted: Scripted, spoken: bytes) -> No
     assert client.stats()["stale_retries"] == 0
 
 
-def test_a_404_longer_than_it_is_worth(scripted: Scripted) -> None:
-    server = scripted([status(404, b"x" * 200_000), ok(OBJECT), status(404, b"x" * 2000), ok(OBJECT)])
+@pytest.mark.parametrize("method", ["head", "put", "delete"])
+def test_a_body_where_none_can_be(scripted: Scripted, method: str) -> None:
+    # RFC 9112, 6.3: a response to HEAD and a 204 end with their heads, whatever these announce.
+    reply = ok(OBJECT) if method == "head" else Reply(204, OBJECT, {"Content-Length": "20"})
+    wire = reply.wire_head() + OBJECT
+    server = scripted([[wire], ok(OBJECT)])
     client = client_of(server)
-    for expected in (None, OBJECT, None, OBJECT):
-        assert client.get("key") == expected
-    assert connections_used(server) == [0, 1, 1, 1]
+    getattr(client, method)(*(("key", b"data") if method == "put" else ("key",)))
+    assert client.get("key") == OBJECT
+    assert connections_used(server) == [0, 1]
 
 
-# ------------------------------------------------------------------------------------------- heads
+@pytest.mark.parametrize("code", [404, 503])
+def test_a_page_longer_than_it_is_worth(scripted: Scripted, code: int) -> None:
+    pages = [
+        status(code, b"x" * 2000),
+        status(code, b"x" * 200_000),
+        status(code, b"x" * 200_000).chunked(5000),
+        status(code, b"x" * 2000).until_eof(),
+    ]
+    server = scripted([step for page in pages for step in (page, ok(OBJECT))])
+    client = client_of(server)
+    for _ in pages:
+        assert client.get("key") == (None if code == 404 else OBJECT)
+        if code == 404:
+            assert client.get("key") == OBJECT
+    assert connections_used(server) == [0, 0, 0, 1, 1, 2, 2, 3]
+
+
+# -------------------------------------------------------------------------------------------- heads
 
 
 @pytest.mark.parametrize("count", [1, 2, 64])
@@ -262,7 +283,7 @@ def test_byte_by_byte(scripted: Scripted, byte_range: Any, framing: str) -> None
     assert client_of(server).get("key", byte_range) == expected
 
 
-# --------------------------------------------------------------------------------------- connections
+# -------------------------------------------------------------------------------------- connections
 
 
 def test_one_connection_for_one_after_another(scripted: Scripted) -> None:

@@ -140,7 +140,7 @@ def test_chunks_beyond_the_part_are_an_error(scripted: Scripted) -> None:
     assert "longer than announced" in str(error)
 
 
-# ------------------------------------------------------------------------------ 200 for a range
+# ---------------------------------------------------------------------------------- 200 for a range
 
 
 @pytest.mark.parametrize("framing", WHOLE_FRAMINGS)
@@ -169,8 +169,20 @@ def test_a_large_object_is_sliced(scripted: Scripted, framing: Any) -> None:
     body = b"".join(i.to_bytes(4, "big") for i in range(250_000))
     server = scripted(lambda _: framing(ok(body)))
     client = client_of(server)
-    for start, end in [(10, 20), (10, 300_000), (500_000, 600_001), (999_990, None), (-70_000, None)]:
+    for start, end in [
+        (10, 20),
+        (10, 300_000),
+        (500_000, 600_001),
+        (999_990, None),
+        (-70_000, None),
+    ]:
         assert client.get("key", (start, end)) == body[start:end]
+
+
+def test_cat_ranges_slices_too(scripted: Scripted) -> None:
+    server = scripted(lambda _: ok(OBJECT))
+    bodies = zfast.cat_ranges([f"{server.url}/key"] * 3, [5, -4, 30], [9, None, 40], deadline=20)
+    assert bodies == [OBJECT[5:9], OBJECT[-4:], b""]
 
 
 def test_ignored_ranges_are_remembered(scripted: Scripted) -> None:
@@ -223,7 +235,7 @@ def test_a_whole_object_that_was_asked_for_says_nothing(scripted: Scripted) -> N
     assert sorted(filter(None, sent_ranges(server)[2:])) == ["bytes=0-1", "bytes=2-3"]
 
 
-# -------------------------------------------------------------------------- 416, and empty ranges
+# ---------------------------------------------------------------------------- 416, and empty ranges
 
 
 @pytest.mark.parametrize("byte_range", [(20, 30), (20, None), (25, 30), (2**40, 2**41)])
@@ -282,7 +294,7 @@ def test_an_empty_range_asks_whether_the_key_exists(scripted: Scripted, byte_ran
     assert client_of(scripted([ok(OBJECT)])).get("key", byte_range) == b""
 
 
-# --------------------------------------------------------------------------------- encoded bodies
+# ----------------------------------------------------------------------------------- encoded bodies
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "x-unknown"])

@@ -1,4 +1,4 @@
-"""Redirects are followed within a limit of hops, for one request, and never with credentials elsewhere."""
+"""Redirects: followed for one request, up to a limit of hops, and without credentials elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def moving(moves: dict[str, str], code: int = 302) -> Callable[[Request], Reply]
     return handle
 
 
-# -------------------------------------------------------------------------------- to the same origin
+# ------------------------------------------------------------------------------- to the same origin
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
@@ -160,7 +160,7 @@ def test_a_redirect_with_a_long_page(scripted: Scripted) -> None:
     assert server.keys() == ["key", "1", "2", "3", "4", "5"]
 
 
-# ------------------------------------------------------------------------------------- the limit
+# ---------------------------------------------------------------------------------------- the limit
 
 
 @pytest.mark.parametrize("location", ["/key", "{origin}/key", "key"])
@@ -193,7 +193,7 @@ def test_a_loop_over_two_origins_ends(scripted: Scripted) -> None:
     assert len(here.requests) + len(there.requests) == 11
 
 
-# ------------------------------------------------------------------------------ to another origin
+# -------------------------------------------------------------------------------- to another origin
 
 
 def test_another_origin(scripted: Scripted) -> None:
@@ -256,6 +256,22 @@ def test_credentials_once_dropped_do_not_come_back(scripted: Scripted) -> None:
     assert here.requests[2].fields.has("Authorization")
 
 
+@pytest.mark.parametrize(
+    "location", ["/next", "next", "{origin}/next", "{origin}", "//{host}/next"]
+)
+def test_credentials_stay_here_over_further_hops(scripted: Scripted, location: str) -> None:
+    def handle(request: Request) -> Reply:
+        place = location.format(origin=there.url, host=there.url.removeprefix("http://"))
+        return redirect(place) if request.index == 0 else ok(OBJECT)
+
+    there = scripted(handle)
+    here = scripted([redirect(f"{there.url}/key")])
+    assert client_of(here, headers=SECRETS).get("key") == OBJECT
+    assert len(there.requests) == 2
+    for request in there.requests:
+        assert not any(request.fields.has(name) for name in SECRETS)
+
+
 def test_the_names_to_drop_are_urllib3s(scripted: Scripted) -> None:
     there = scripted([ok(OBJECT)])
     here = scripted([redirect(f"{there.url}/key")])
@@ -289,9 +305,7 @@ def test_to_an_origin_that_is_not_there(scripted: Scripted) -> None:
     assert error.url == f"{here.url}/key"
 
 
-def test_to_https(
-    scripted: Scripted, tls_context: ssl.SSLContext, tls_ca_file: str
-) -> None:
+def test_to_https(scripted: Scripted, tls_context: ssl.SSLContext, tls_ca_file: str) -> None:
     there = scripted(lambda _: ok(OBJECT), tls=tls_context)
     here = scripted(lambda _: redirect(f"{there.url}/key"))
     assert client_of(here, ca_certs=tls_ca_file).get("key") == OBJECT

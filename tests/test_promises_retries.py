@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -35,18 +36,23 @@ FINAL: list[Any] = [
 ]
 
 
+def patience(mishap: Any) -> float:
+    """Seconds without progress: few where nothing will come, many where something must."""
+    return 0.15 if mishap == Stall() else 10.0
+
+
 def waits(server: Any) -> list[float]:
     arrivals = [request.arrival for request in server.requests]
-    return [after - before for before, after in zip(arrivals, arrivals[1:], strict=False)]
+    return [after - before for before, after in pairwise(arrivals)]
 
 
-# ------------------------------------------------------------------------- what is tried again
+# ------------------------------------------------------------------------------ what is tried again
 
 
 @pytest.mark.parametrize("mishap", MISHAPS)
 def test_tried_again(scripted: Scripted, mishap: Any) -> None:
     server = scripted([mishap, mishap, ok(OBJECT)])
-    client = client_of(server, timeout=urllib3.Timeout(connect=5, read=0.2))
+    client = client_of(server, timeout=patience(mishap))
     assert client.get("key") == OBJECT
     counters = client.stats()
     assert (len(server.requests), counters["retries"], counters["failed"]) == (3, 2, 0)
@@ -56,9 +62,7 @@ def test_tried_again(scripted: Scripted, mishap: Any) -> None:
 @pytest.mark.parametrize("retries", [0, 2])
 def test_exhausted(scripted: Scripted, mishap: Any, retries: int) -> None:
     server = scripted(lambda _: mishap)
-    client = client_of(
-        server, timeout=urllib3.Timeout(connect=5, read=0.1), retries=at_once(retries)
-    )
+    client = client_of(server, timeout=patience(mishap), retries=at_once(retries))
     with pytest.raises(zfast.ZfastError) as caught:
         client.get("key")
     error = caught.value
@@ -117,8 +121,9 @@ def test_backoff_of_the_settings(scripted: Scripted) -> None:
     settings = {"backoff_factor": 0.05, "backoff_jitter": 0.0, "backoff_max": 0.15}
     with zfast.config.set(settings):
         assert Client(server.url).get("key") == OBJECT
-    first, second, third = waits(server)
-    assert first < 0.1 <= second < 0.15 <= third < 1
+    _, second, third = waits(server)
+    assert second >= 0.1
+    assert 0.15 <= third < 2
 
 
 @pytest.mark.parametrize("nonsense", ["3", 2.5, object()])
@@ -127,7 +132,7 @@ def test_nonsense_is_refused(nonsense: Any) -> None:
         Client("http://127.0.0.1:1", retries=nonsense)
 
 
-# -------------------------------------------------------------------------------- urllib3's Retry
+# ---------------------------------------------------------------------------------- urllib3's Retry
 
 
 @pytest.mark.parametrize(
@@ -194,11 +199,12 @@ def test_backoff(scripted: Scripted) -> None:
     retries = urllib3.Retry(3, backoff_factor=0.05, backoff_max=0.15)
     client = Client(server.url, retries=retries)
     assert client.get("key", (0, 4)) == OBJECT[:4]
-    first, second, third = waits(server)
-    assert first < 0.1 <= second < 0.15 <= third < 1
+    _, second, third = waits(server)
+    assert second >= 0.1
+    assert 0.15 <= third < 2
 
 
-# ------------------------------------------------------------------------------------- Retry-After
+# -------------------------------------------------------------------------------------- Retry-After
 
 
 def test_seconds_to_wait(scripted: Scripted) -> None:
@@ -221,7 +227,7 @@ def test_a_date_to_wait_for(scripted: Scripted) -> None:
     "value",
     [
         "0",
-        formatdate(time.time() - 3600, usegmt=True),
+        "Sat, 01 Jan 2022 00:00:00 GMT",
         "soon",
         "-3",
         "1.5",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def test_a_pickled_store_reads_in_another_process(
     server = scripted(ranged({"k": b"value"}))
     code = "import pickle, sys; print(pickle.load(sys.stdin.buffer)['k'])"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         input=pickle.dumps(FastStore(server.url, **options)),
         capture_output=True,
         check=False,
@@ -203,6 +204,15 @@ async def test_with_read_only_shares_the_client(scripted: Callable[..., Scripted
     assert not reader._client.closed
     reader.close()
     assert reader._client.closed
+
+
+def test_a_copy_shares_the_client_too() -> None:
+    store = FastStore("http://localhost:1/", headers={"X-Tenant": "1"})
+    shallow, deep = copy.copy(store), copy.deepcopy(store)
+    assert shallow == deep == store
+    shallow.close()
+    deep.close()
+    assert not store._client.closed
 
 
 def test_closing_a_store_closes_its_client_at_once() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 from servers.listed import Listed
 from servers.nginx import Nginx, find_nginx, has_dav
 from servers.scripted import ScriptedServer
@@ -15,6 +17,7 @@ from servers.scripted import ScriptedServer
 pytest.importorskip("zarr", minversion="3.0", reason="the contract of zarr 3")
 
 from zarr.core.buffer import Buffer, cpu
+from zarr.testing.stateful import ZarrStoreStateMachine
 from zarr.testing.store import StoreTests
 
 from zfast import FastStore
@@ -84,3 +87,25 @@ class TestOverConditions(Contract):
 
     async def get(self, store: FastStore, key: str) -> Buffer:
         return cpu.Buffer.from_bytes(self.objects[key])
+
+
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
+def test_any_course_of_operations(scripted: Callable[..., ScriptedServer]) -> None:
+    """zarr's state machine: whatever is done in whatever order, a dict would answer the same."""
+    objects: dict[str, bytes] = {}
+    store = FastStore(scripted(Listed(objects)).url, read_only=False)
+
+    def afresh() -> ZarrStoreStateMachine:
+        objects.clear()
+        return ZarrStoreStateMachine(store)
+
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        afresh,
+        settings=settings(
+            max_examples=5,
+            stateful_step_count=30,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,420 @@
+"""Connections are urllib3's: lent from its pools as they are set up, given back fit for use."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import urllib3
+from servers.script import in_child
+from servers.scripted import (
+    Action,
+    Connection,
+    Request,
+    ScriptedServer,
+    Stall,
+    Tunnel,
+    Wait,
+    blackhole,
+    ok,
+    redirect,
+    status,
+)
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+
+import zfast
+from zfast import Client
+
+Start = Callable[..., ScriptedServer]
+
+
+def echo(request: Request) -> Iterable[Action]:
+    """`stall...` never gets an answer, anything else its own name."""
+    return [Stall() if request.key.startswith("stall") else ok(request.key.encode())]
+
+
+def items(count: int, prefix: str = "") -> list[tuple[str, None]]:
+    return [(f"{prefix}{number}", None) for number in range(count)]
+
+
+def bodies(count: int, prefix: str = "") -> list[bytes]:
+    return [f"{prefix}{number}".encode() for number in range(count)]
+
+
+class Counted:
+    """A server that knows how many connections it ever had open at once."""
+
+    def __init__(self, scripted: Start) -> None:
+        self.most = 0
+        self.server = scripted(echo, on_accept=self._count)
+
+    def _count(self, connection: Connection) -> None:
+        self.most = max(self.most, len(self.server.open_connections))
+
+
+# ----------------------------------------------------------------------- a manager of one's own
+
+
+@pytest.mark.parametrize("maxsize", [1, 3])
+def test_a_blocking_pools_size_is_never_exceeded(scripted: Start, maxsize: int) -> None:
+    counted = Counted(scripted)
+    manager = urllib3.PoolManager(maxsize=maxsize, block=True)
+    client = Client(counted.server.url, pool_manager=manager, retries=0)
+    with ThreadPoolExecutor(8) as pool:
+        for read in pool.map(lambda _: client.get_many(items(50)), range(8)):
+            assert read == bodies(50)
+    assert counted.most == len(counted.server.connections) == maxsize
+
+
+@pytest.mark.parametrize("maxsize", [1, 2, 5])
+def test_a_blocking_pool_whose_connections_all_end(scripted: Start, maxsize: int) -> None:
+    # The place of one that ends is free only when urllib3 has it back.
+    server = scripted(echo, keepalive_requests=1)
+    manager = urllib3.PoolManager(maxsize=maxsize, block=True)
+    client = Client(server.url, pool_manager=manager, retries=0)
+    for _ in range(5):
+        assert client.get_many(items(40)) == bodies(40)
+    assert server.peak_waiting <= maxsize
+    assert len(server.connections) == len(server.requests) == 200
+
+
+def test_clients_of_one_manager_share_its_pool(scripted: Start) -> None:
+    counted = Counted(scripted)
+    manager = urllib3.PoolManager(maxsize=2, block=True)
+    clients = [
+        Client(f"{counted.server.url}/{name}", pool_manager=manager, retries=0) for name in "ab"
+    ]
+    for _ in range(3):
+        for name, client in zip("ab", clients, strict=True):
+            assert client.get_many(items(20)) == bodies(20, f"{name}/")
+    assert counted.most == len(counted.server.connections) == 2
+
+
+def test_calls_of_cat_ranges_share_a_managers_pool(scripted: Start) -> None:
+    server = scripted(echo)
+    manager = urllib3.PoolManager(maxsize=1, block=True)
+    for _ in range(3):
+        urls = [f"{server.url}/{key}" for key, _ in items(5)]
+        assert zfast.cat_ranges(urls, pool_manager=manager) == bodies(5)
+    assert manager.request("GET", f"{server.url}/key", timeout=5).data == b"key"
+    assert len(server.connections) == 1
+
+
+def test_closing_a_client_gives_its_connections_back(scripted: Start) -> None:
+    server = scripted(echo)
+    # Blocking, urllib3 waits for the connection instead of opening another.
+    manager = urllib3.PoolManager(maxsize=1, block=True)
+    with Client(server.url, pool_manager=manager) as client:
+        assert client.get("ours") == b"ours"
+        assert client.get("ours too") == b"ours too"
+    began = time.monotonic()
+    response = manager.request("GET", f"{server.url}/theirs", timeout=10)
+    assert time.monotonic() - began < 2
+    assert (response.status, response.data) == (200, b"theirs")
+    assert manager.request("GET", f"{server.url}/more", timeout=10).data == b"more"
+    # And back to zfast.
+    opened = zfast.stats()["connections_opened"]
+    again = Client(server.url, pool_manager=manager)
+    assert again.get("again") == b"again"
+    assert zfast.stats()["connections_opened"] == opened
+    again.close()
+    assert [(r.key, r.connection) for r in server.requests] == [
+        (key, 0) for key in ("ours", "ours too", "theirs", "more", "again")
+    ]
+
+
+def test_an_idle_connection_goes_back_after_idle_timeout(scripted: Start) -> None:
+    server = scripted(echo)
+
+    def read_and_wait() -> None:
+        with zfast.config.set(idle_timeout=0.05):
+            manager = urllib3.PoolManager(maxsize=1, block=True)
+            client = Client(server.url, pool_manager=manager)
+            assert client.get("ours") == b"ours"
+            assert manager.request("GET", f"{server.url}/theirs", timeout=10).data == b"theirs"
+            assert client.get("ours") == b"ours"
+            assert zfast.stats()["connections_reused"] == 1
+
+    in_child(read_and_wait)
+    assert [(r.key, r.connection) for r in server.requests] == [
+        ("ours", 0),
+        ("theirs", 0),
+        ("ours", 0),
+    ]
+
+
+def test_urllib3_and_zfast_use_one_pool_at_once(scripted: Start) -> None:
+    counted = Counted(scripted)
+
+    def read_both() -> None:
+        with zfast.config.set(idle_timeout=0.01):
+            manager = urllib3.PoolManager(maxsize=4, block=True)
+            client = Client(counted.server.url, pool_manager=manager, max_concurrency=2)
+
+            def theirs(number: int) -> None:
+                url = f"{counted.server.url}/{number}"
+                assert manager.request("GET", url, timeout=10).data == str(number).encode()
+
+            with ThreadPoolExecutor(2) as pool:
+                for _ in range(5):
+                    under_way = pool.map(theirs, range(20))
+                    assert client.get_many(items(20)) == bodies(20)
+                    list(under_way)
+
+    in_child(read_both)
+    assert counted.most <= 4
+
+
+class OwnConnection(HTTPConnection):
+    opened: list[int | None] = []
+
+    def connect(self) -> None:
+        super().connect()
+        self.opened.append(self.port)
+
+
+class OwnPool(HTTPConnectionPool):
+    ConnectionCls = OwnConnection
+
+
+@pytest.mark.parametrize("way", ["ConnectionCls", "pool_classes_by_scheme"])
+def test_ones_own_classes_open_the_connections(scripted: Start, way: str) -> None:
+    server = scripted(echo)
+    manager = urllib3.PoolManager()
+    if way == "ConnectionCls":
+        manager.connection_from_url(server.url).ConnectionCls = OwnConnection
+    else:
+        manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "http": OwnPool}
+    OwnConnection.opened.clear()
+    client = Client(server.url, pool_manager=manager)
+    assert client.get_many(items(200)) == bodies(200)
+    assert OwnConnection.opened == [server.port] * len(server.connections)
+
+
+def test_a_connection_class_that_fails(scripted: Start) -> None:
+    class Failing(HTTPConnection):
+        def connect(self) -> None:
+            raise OSError("no luck today")
+
+    server = scripted(echo)
+    manager = urllib3.PoolManager()
+    manager.connection_from_url(server.url).ConnectionCls = Failing
+    with pytest.raises(zfast.ConnectionFailedError, match="no luck today") as raised:
+        Client(server.url, pool_manager=manager, retries=1).get("key")
+    assert raised.value.attempts == 2
+    assert server.connections == []
+
+
+def test_a_manager_that_keeps_few_pools(scripted: Start) -> None:
+    servers = [scripted(echo) for _ in range(4)]
+    manager = urllib3.PoolManager(num_pools=1)
+    clients = [Client(server.url, pool_manager=manager) for server in servers]
+    for _ in range(3):
+        for client in clients:
+            assert client.get_many(items(20)) == bodies(20)
+
+
+# ------------------------------------------------------------------------------------- forwarding
+
+
+def proxied(request: Request) -> Iterable[Action]:
+    return [ok(f"{request.target} for {request.field('Proxy-Authorization')}".encode())]
+
+
+def test_a_forwarding_proxy_gets_the_whole_url_and_its_headers(scripted: Start) -> None:
+    proxy = scripted(proxied)
+    manager = urllib3.ProxyManager(
+        proxy.url, proxy_headers=urllib3.make_headers(proxy_basic_auth="user:secret")
+    )
+    client = Client(
+        "http://origin.example:8080/base?v=1", pool_manager=manager, headers={"X-A": "b"}
+    )
+    expected = "http://origin.example:8080/base/a%20key?v=1 for Basic dXNlcjpzZWNyZXQ="
+    assert client.get("a key") == expected.encode()
+    (request,) = proxy.requests
+    assert request.field("Host") == "origin.example:8080"
+    assert request.field("X-A") == "b"
+
+
+def test_a_redirect_stays_with_the_proxy(scripted: Start) -> None:
+    def answer(request: Request) -> Action:
+        if request.target == "http://a.example/key":
+            return redirect("/moved")
+        if request.target == "http://a.example/moved":
+            return redirect("http://b.example/there")
+        return ok(request.target.encode())
+
+    proxy = scripted(answer)
+    client = Client("http://a.example", pool_manager=urllib3.ProxyManager(proxy.url))
+    assert client.get("key") == b"http://b.example/there"
+    assert [r.field("Host") for r in proxy.requests] == ["a.example", "a.example", "b.example"]
+
+
+def test_a_proxy_that_asks_for_credentials(scripted: Start) -> None:
+    proxy = scripted(lambda request: status(407))
+    client = Client("http://a.example", pool_manager=urllib3.ProxyManager(proxy.url))
+    with pytest.raises(zfast.AccessError) as raised:
+        client.get("key")
+    assert raised.value.status == 407
+
+
+# -------------------------------------------------------------------------------------- tunnelling
+
+
+@pytest.fixture
+def origin(scripted: Start, tls_context: Any) -> ScriptedServer:
+    return scripted(echo, tls=tls_context)
+
+
+def tunnels(origin: ScriptedServer) -> Callable[[Request], Action]:
+    return lambda r: Tunnel(origin.address) if r.method == "CONNECT" else status(400)
+
+
+def test_a_tunnel_to_a_tls_origin(
+    scripted: Start, origin: ScriptedServer, tls_ca_file: str
+) -> None:
+    proxy = scripted(tunnels(origin))
+    manager = urllib3.ProxyManager(
+        proxy.url, proxy_headers={"Proxy-Authorization": "Basic secret"}, ca_certs=tls_ca_file
+    )
+    client = Client(origin.url, pool_manager=manager)
+    assert client.get_many(items(40)) == bodies(40)
+    assert {r.target for r in proxy.requests} == {f"127.0.0.1:{origin.port}"}
+    assert {r.field("Proxy-Authorization") for r in proxy.requests} == {"Basic secret"}
+    # The proxy's credentials are not the origin's business, nor is the whole URL.
+    assert not any(r.fields.has("Proxy-Authorization") for r in origin.requests)
+    assert all(r.target.startswith("/") for r in origin.requests)
+
+
+def test_a_tunnel_through_a_tls_proxy(
+    scripted: Start, origin: ScriptedServer, tls_context: Any, tls_ca_file: str
+) -> None:
+    large = bytes(range(256)) * 4096
+    there = scripted(lambda r: ok(large) if r.key == "large" else ok(b"small"), tls=tls_context)
+    proxy = scripted(tunnels(there), tls=tls_context)
+    manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file)
+    client = Client(there.url, pool_manager=manager)
+    assert client.get("small") == b"small"
+    assert client.get_many([("large", None), ("small", None)] * 4) == [large, b"small"] * 4
+    assert {r.method for r in proxy.requests} == {"CONNECT"}
+
+
+def test_a_tunnel_that_is_refused(
+    scripted: Start, origin: ScriptedServer, tls_ca_file: str
+) -> None:
+    proxy = scripted(lambda request: status(403).closing())
+    manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file)
+    with pytest.raises(zfast.ConnectionFailedError, match="403"):
+        Client(origin.url, pool_manager=manager, retries=0).get("key")
+    assert origin.connections == []
+
+
+# ---------------------------------------------------------------------------------------- dialling
+
+
+def test_a_batch_starts_on_the_first_open_connection(
+    scripted: Start, origin: ScriptedServer, tls_ca_file: str
+) -> None:
+    # Of the connections that are asked for, the proxy opens only one until the batch is read.
+    held, first = threading.Event(), threading.Lock()
+
+    def answer(request: Request) -> Iterable[Action]:
+        if not first.acquire(blocking=False):
+            yield Wait(held)
+        yield Tunnel(origin.address)
+
+    proxy = scripted(answer)
+    manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file)
+    client = Client(origin.url, pool_manager=manager)
+    assert client.get_many(items(30)) == bodies(30)
+    assert {r.connection for r in origin.requests} == {0}
+    # The others were under way at the same time.
+    proxy.wait_for(lambda: len(proxy.requests) > 1)
+    held.set()
+
+
+def test_connections_are_opened_in_parallel(
+    scripted: Start, origin: ScriptedServer, tls_ca_file: str
+) -> None:
+    several = threading.Barrier(8, timeout=10)
+
+    def answer(request: Request) -> Action:
+        # Nobody gets through alone.
+        several.wait()
+        return Tunnel(origin.address)
+
+    proxy = scripted(answer)
+    manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file)
+    client = Client(origin.url, pool_manager=manager, max_concurrency=8)
+    assert client.get_many(items(8)) == bodies(8)
+
+
+def test_nobody_waits_for_the_dialling_of_another(scripted: Start) -> None:
+    # In the caller's thread nothing is dialled: a second loop and client go on.
+    server = scripted(echo)
+    with blackhole() as (host, port):
+        lost = Client(f"http://{host}:{port}", timeout=1, retries=0)
+
+        async def read() -> None:
+            waiting = asyncio.ensure_future(lost.get_async("key"))
+            assert await Client(server.url).get_async("key") == b"key"
+            assert not waiting.done()
+            with pytest.raises(zfast.DeadlineError):
+                await waiting
+
+        asyncio.run(read())
+
+
+def test_an_address_that_does_not_answer_costs_one_timeout() -> None:
+    with blackhole() as (host, port):
+        client = Client(f"http://{host}:{port}", timeout=0.4, retries=0)
+        began = time.monotonic()
+        errors = client.get_many(items(64), "return")
+        # Not one for each connection that was wanted.
+        assert time.monotonic() - began < 1.5
+    assert {type(error) for error in errors} == {zfast.DeadlineError}
+    assert {error.attempts for error in errors} == {1}
+
+
+@pytest.mark.parametrize("backoff", [0, 0.01])
+def test_a_refused_connection_is_tried_again(scripted: Start, backoff: float) -> None:
+    server = scripted(echo, listening=False)
+    retries = urllib3.Retry(3, backoff_factor=backoff)
+    client = Client(server.url, retries=retries, deadline=20)
+    with pytest.raises(zfast.ConnectionFailedError) as raised:
+        client.get("key")
+    assert raised.value.attempts == 4
+    server.listen()
+    assert client.get("key") == b"key"
+
+
+def test_a_limited_client_opens_no_more_than_it_may_use(scripted: Start) -> None:
+    server = scripted(echo)
+    client = Client(server.url, max_concurrency=2)
+    assert client.get_many(items(300)) == bodies(300)
+    assert len(server.connections) <= 2
+
+
+def test_connections_are_kept_between_calls(scripted: Start) -> None:
+    server = scripted(echo)
+    client = Client(server.url)
+    for number in range(50):
+        assert client.get(str(number)) == str(number).encode()
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_connections_closed_while_idle_are_replaced(scripted: Start, reset: bool) -> None:
+    server = scripted(echo)
+    client = Client(server.url, retries=0)
+    for _ in range(5):
+        assert client.get_many(items(10)) == bodies(10)
+        server.close_idle(reset=reset)
+    assert client.stats()["failed"] == client.stats()["retries"] == 0
+    assert len(server.connections) > 5
