@@ -1,4 +1,4 @@
-"""The engine's life: started at first use, afresh in a forked child, quiet at every kind of exit."""
+"""The engine's life: started at first use, afresh in a forked child, prompt at every signal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from servers.leaks import open_descriptors
-from servers.script import Child, Ended, Script, in_child, run
-from servers.scripted import Action, Reply, Request, ScriptedServer, Stall, blackhole, ok
+from servers.script import Script, in_child, run
+from servers.scripted import Action, Reply, Request, ScriptedServer, Stall, ok
 from servers.site import Site
 
 import zfast
@@ -255,13 +256,13 @@ IN_A_POOL = """
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_children_of_multiprocessing(server: ScriptedServer, tmp_path, method: str) -> None:
+def test_children_of_multiprocessing(server: ScriptedServer, tmp_path: Path, method: str) -> None:
     ended = run(tmp_path, IN_A_POOL, server.url, method, PYTHONWARNINGS="ignore")
     assert (ended.code, ended.out, ended.err) == (0, "read\n", "")
 
 
 @pytest.mark.parametrize("how", ["sys.exit(7)", "os._exit(7)"])
-def test_a_child_ends_well(server: ScriptedServer, tmp_path, how: str) -> None:
+def test_a_child_ends_well(server: ScriptedServer, tmp_path: Path, how: str) -> None:
     source = f"""
         import os, sys, threading, warnings
         import zfast
@@ -349,7 +350,7 @@ CTRL_C = """
 """
 
 
-def test_ctrl_c_while_reading(server: ScriptedServer, tmp_path) -> None:
+def test_ctrl_c_while_reading(server: ScriptedServer, tmp_path: Path) -> None:
     with Script(tmp_path, CTRL_C, server.url) as script:
         for pattern in ("stall", "stall-", "stall", "half"):
             asked = len([r for r in server.requests if r.key.startswith(pattern)])
@@ -376,7 +377,7 @@ def test_ctrl_c_while_reading(server: ScriptedServer, tmp_path) -> None:
     server.wait_closed()
 
 
-def test_ctrl_c_in_asyncio_run(server: ScriptedServer, tmp_path) -> None:
+def test_ctrl_c_in_asyncio_run(server: ScriptedServer, tmp_path: Path) -> None:
     source = """
         import asyncio, sys, time
         import zfast
@@ -457,85 +458,3 @@ def test_a_storm_of_signals(nginx: Site, on_usr1) -> None:
         for _ in range(20):
             assert client.get_many(ITEMS) == list(OBJECTS.values())
     assert raised == []
-
-
-# ------------------------------------------------------------------------------------------- exit
-
-
-QUICKLY = 1.0
-
-PREAMBLE = """
-import asyncio, atexit, os, sys, threading, time
-import zfast
-
-client = zfast.Client(sys.argv[1])
-
-def in_daemon(work, *arguments):
-    threading.Thread(target=work, args=arguments, daemon=True).start()
-
-def until(holds):
-    while not holds():
-        time.sleep(0.001)
-
-def forever():
-    while True:
-        assert client.get("key") == b"key"
-
-def leave():
-    print(time.monotonic(), flush=True)
-
-"""
-
-READING = {
-    "nothing": "",
-    "read before": "assert client.get('key') == b'key'",
-    "one stalled": """
-in_daemon(client.get, 'stall')
-until(lambda: client.stats()['in_flight'] == 1)
-""",
-    "many stalled": """
-in_daemon(client.get_many, [(f'stall-{i}', None) for i in range(200)])
-in_daemon(client.get_many, [(f'half-{i}', None) for i in range(2)])
-until(lambda: client.stats()['in_flight'] == 64)
-""",
-    "reading on and on": """
-for _ in range(8):
-    in_daemon(forever)
-until(lambda: client.stats()['reads'] > 100)
-""",
-    "in a loop": """
-async def gather():
-    await asyncio.gather(*(client.get_async(f'stall-{i}') for i in range(8)))
-in_daemon(asyncio.run, gather())
-until(lambda: client.stats()['in_flight'] == 8)
-""",
-}
-ENDS = {
-    "end": ("leave()", 0),
-    "sys.exit": ("leave(); sys.exit(3)", 3),
-    "os._exit": ("leave(); os._exit(4)", 4),
-    "exception": ("leave(); raise RuntimeError('the end')", 1),
-}
-
-
-def ended_well(ended: Ended, code: int = 0) -> bool:
-    """Whether a program ended with this code, quickly, and without a word of zfast."""
-    assert ended.code == code, ended
-    if code == 1:
-        assert ended.err.startswith("Traceback") and ended.err.endswith("\nRuntimeError: the end\n")
-        assert ended.err.count("Traceback") == 1
-    else:
-        assert ended.err == ""
-    assert ended.at - float(ended.out) < QUICKLY
-    return True
-
-
-@pytest.mark.parametrize("reading", READING)
-def test_exit(server: ScriptedServer, tmp_path, reading: str) -> None:
-    with ExitStack() as stack:
-        scripts = [
-            (stack.enter_context(Script(tmp_path, f"{PREAMBLE}{READING[reading]}\n{how}", server.url)), code)
-            for how, code in ENDS.values()
-        ]
-        for script, code in scripts:
-            assert ended_well(script.ended(), code)

@@ -1,0 +1,167 @@
+"""Exit: whatever is being read, a process ends quickly, with its own code and without a word."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from servers.script import Ended, Script, run
+from servers.scripted import Action, Request, ScriptedServer, Stall, Wait, blackhole, ok
+
+Start = Callable[..., ScriptedServer]
+
+
+def serve(request: Request) -> Iterable[Action]:
+    """`stall...` never gets an answer, `half...` half of one, anything else its own name."""
+    if request.key.startswith("half"):
+        yield ok(bytes(2 << 20)).wire()[: 1 << 20]
+    if request.key.startswith(("stall", "half")):
+        yield Stall()
+    yield ok(request.key.encode())
+
+
+@pytest.fixture
+def server(scripted: Start) -> ScriptedServer:
+    return scripted(serve)
+
+
+# The machine may be busy; what hangs at exit hangs for longer.
+QUICKLY = 2.0
+
+PREAMBLE = """
+import asyncio, atexit, os, sys, threading, time
+import zfast
+
+client = zfast.Client(sys.argv[1])
+
+def in_daemon(work, *arguments):
+    threading.Thread(target=work, args=arguments, daemon=True).start()
+
+def until(holds):
+    while not holds():
+        time.sleep(0.001)
+
+def forever():
+    while True:
+        assert client.get("key") == b"key"
+
+def leave():
+    print(time.monotonic(), flush=True)
+
+"""
+
+READING = {
+    "nothing": "",
+    "read before": "assert client.get('key') == b'key'",
+    "one stalled": """
+in_daemon(client.get, 'stall')
+until(lambda: client.stats()['in_flight'] == 1)
+""",
+    "many stalled": """
+in_daemon(client.get_many, [(f'stall-{i}', None) for i in range(200)])
+in_daemon(client.get_many, [(f'half-{i}', None) for i in range(2)])
+until(lambda: client.stats()['in_flight'] == 64)
+""",
+    "reading on and on": """
+for _ in range(8):
+    in_daemon(forever)
+until(lambda: client.stats()['reads'] > 100)
+""",
+    "in a loop": """
+async def gather():
+    await asyncio.gather(*(client.get_async(f'stall-{i}') for i in range(8)))
+in_daemon(asyncio.run, gather())
+until(lambda: client.stats()['in_flight'] == 8)
+""",
+}
+ENDS = [
+    ("leave()", 0),
+    ("leave(); sys.exit(3)", 3),
+    ("leave(); os._exit(4)", 4),
+    ("leave(); raise RuntimeError('the end')", 1),
+]
+
+
+def ended_well(ended: Ended, code: int = 0) -> bool:
+    """Whether a program ended with this code, quickly, and without a word of zfast."""
+    assert ended.code == code, ended
+    if code == 1:
+        assert ended.err.startswith("Traceback")
+        assert ended.err.endswith("\nRuntimeError: the end\n")
+        assert ended.err.count("Traceback") == 1
+    else:
+        assert ended.err == ""
+    assert ended.at - float(ended.out) < QUICKLY
+    return True
+
+
+@pytest.mark.parametrize("reading", READING)
+def test_exit(server: ScriptedServer, tmp_path: Path, reading: str) -> None:
+    with ExitStack() as stack:
+        scripts = {}
+        for how, code in ENDS:
+            source = f"{PREAMBLE}{READING[reading]}\n{how}"
+            scripts[stack.enter_context(Script(tmp_path, source, server.url))] = code
+        for script, code in scripts.items():
+            assert ended_well(script.ended(), code)
+
+
+def test_exit_while_dialling(tmp_path: Path) -> None:
+    source = """
+        in_daemon(client.get_many, [(str(i), None) for i in range(20)])
+        until(lambda: client.stats()["batches"] and zfast.stats()["dialling"])
+        leave()
+        sys.exit(3)
+    """
+    with blackhole() as (host, port):
+        ended = run(tmp_path, PREAMBLE + dedent(source), f"http://{host}:{port}")
+    assert ended_well(ended, 3)
+
+
+def test_exit_by_a_handler_while_reading(server: ScriptedServer, tmp_path: Path) -> None:
+    source = """
+        import signal
+
+        def terminate(*_):
+            leave()
+            sys.exit(5)
+
+        signal.signal(signal.SIGTERM, terminate)
+        client.get_many([(f"stall-{i}", None) for i in range(10)])
+    """
+    with Script(tmp_path, PREAMBLE + dedent(source), server.url) as script:
+        server.wait_requests(10)
+        script.process.send_signal(signal.SIGTERM)
+        assert ended_well(script.ended(), 5)
+    server.wait_closed()
+
+
+def test_other_threads_read_on_after_the_main_one(scripted: Start, tmp_path: Path) -> None:
+    gate = threading.Event()
+    server = scripted(lambda r: [Wait(gate), ok(r.key.encode())] if r.key == "held" else ok(b"key"))
+    source = """
+        def read():
+            assert client.get("held") == b"held"
+            assert client.get_many([("key", None)] * 100) == [b"key"] * 100
+            print("all read", flush=True)
+
+        @atexit.register
+        def at_exit():
+            assert client.get("key") == b"key"
+            print("and at exit", flush=True)
+
+        assert client.get("key") == b"key"
+        threading.Thread(target=read).start()
+        print("the main thread ends", flush=True)
+    """
+    with Script(tmp_path, PREAMBLE + dedent(source), server.url) as script:
+        assert script.line() == "the main thread ends"
+        server.wait_for(lambda: server.waiting == 1)
+        gate.set()
+        ended = script.ended()
+    assert (ended.code, ended.out, ended.err) == (0, "all read\nand at exit\n", "")
