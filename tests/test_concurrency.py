@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from servers.script import in_child
+from servers.script import Child, in_child
 from servers.scripted import Request, ScriptedServer, Stall, ok, ranged
 from servers.site import Site
 
@@ -24,15 +24,16 @@ OBJECTS = {f"{i}/key": bytes([i]) * (1 + 1303 * i) for i in range(64)}
 
 
 @contextmanager
-def gated(
-    scripted: Start, **options: object
-) -> Iterator[tuple[ScriptedServer, threading.Semaphore]]:
-    """A server that replies to one request for each release of the semaphore; to all at the end."""
+def gated(scripted: Start) -> Iterator[tuple[ScriptedServer, threading.Semaphore]]:
+    """A server that replies to one request for each release of the semaphore; to all at the end.
+
+    To `small` it replies at once.
+    """
     gate = threading.Semaphore(0)
     opened = threading.Event()
 
     def handle(request: Request) -> object:
-        while not opened.is_set() and not gate.acquire(timeout=0.01):
+        while not (request.key == "small" or opened.is_set() or gate.acquire(timeout=0.01)):
             pass
         return ok(request.key.encode())
 
@@ -224,25 +225,20 @@ def test_max_concurrency_of_a_client(scripted: Start) -> None:
 
 
 def test_a_client_raises_the_limit_of_the_process(scripted: Start) -> None:
-    with gated(scripted) as (server, _):
+    def read() -> list[int]:
+        with zfast.config.set(max_concurrency=2):
+            assert zfast.Client(server.url).get("small") == b"small"
+            before = zfast.stats()["max_in_flight"]
+            client = zfast.Client(server.url, max_concurrency=5)
+            assert len(client.get_many([(str(i), None) for i in range(9)])) == 9
+            return [before, zfast.stats()["max_in_flight"]]
 
-        def read() -> list[int]:
-            with zfast.config.set(max_concurrency=2):
-                zfast.Client(server.url)
-                client = zfast.Client(server.url, max_concurrency=5)
-                before = zfast.stats().get("max_in_flight", 2)
-
-                async def wait_for_five() -> list[int]:
-                    reading = client.get_many_async([(str(i), None) for i in range(9)])
-                    task = asyncio.ensure_future(reading)
-                    while client.stats()["in_flight"] < 5:
-                        await asyncio.sleep(0.001)
-                    task.cancel()
-                    return [before, zfast.stats()["max_in_flight"]]
-
-                return asyncio.run(wait_for_five())
-
-        assert in_child(read) == [2, 5]
+    with gated(scripted) as (server, gate):
+        child = Child(read)
+        server.wait_for(lambda: server.waiting == 5)
+        for _ in range(9):
+            gate.release()
+        assert child.result() == [2, 5]
         assert server.peak_waiting == 5
 
 
@@ -263,10 +259,7 @@ def test_a_small_read_does_not_wait_for_a_large_batch(scripted: Start) -> None:
             for _ in range(10):
                 gate.release()
             # Ten places become free: it gets one.
-            await asyncio.to_thread(server.wait_for, lambda: "small" in keys(server))
-            for _ in range(10):
-                gate.release()
-            assert await small == b"small"
+            assert await asyncio.wait_for(small, 10) == b"small"
             assert not large.done()
             large.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -302,22 +295,17 @@ def test_batches_take_turns(scripted: Start) -> None:
 def test_idle_connections_of_one_origin_make_room_for_another(scripted: Start) -> None:
     first = scripted(lambda request: ok(b"first"))
 
-    with gated(scripted) as (second, _):
+    def read() -> None:
+        with zfast.config.set(max_concurrency=6, idle_timeout=1000):
+            assert zfast.Client(first.url).get_many([("key", None)] * 200) == [b"first"] * 200
+            assert len(zfast.Client(second.url).get_many([(str(i), None) for i in range(20)])) == 20
 
-        def read() -> None:
-            with zfast.config.set(max_concurrency=6, idle_timeout=1000):
-                assert zfast.Client(first.url).get_many([("key", None)] * 200) == [b"first"] * 200
-                client = zfast.Client(second.url)
-
-                async def all_at_once() -> None:
-                    reading = asyncio.gather(*(client.get_async(str(i)) for i in range(20)))
-                    while client.stats()["in_flight"] < 6:
-                        await asyncio.sleep(0.001)
-                    reading.cancel()
-
-                asyncio.run(all_at_once())
-
-        in_child(read, timeout=10)
+    with gated(scripted) as (second, gate):
+        child = Child(read)
+        second.wait_for(lambda: second.waiting == 6)
+        for _ in range(20):
+            gate.release()
+        child.result()
         assert second.peak_waiting == 6
 
 
@@ -376,26 +364,28 @@ def test_reads_of_a_closed_loop_end(stalling: ScriptedServer) -> None:
 def test_garbage_collection_within_a_call_of_the_engine(stalling: ScriptedServer) -> None:
     def collect() -> None:
         client = zfast.Client(stalling.url)
-        thresholds = gc.get_threshold()
         gc.disable()
-        for _ in range(50):
 
-            async def keep_a_cycle() -> None:
-                # The traceback holds the frames, these the batch, and the list itself and all.
-                try:
-                    async with asyncio.timeout(0.001):
-                        await client.get_async("stall")
-                except TimeoutError as error:
-                    cycle: list[object] = [error]
-                    cycle.append(cycle)
+        async def leave_garbage() -> None:
+            # The traceback holds the frames, these the batch, and the list itself and all.
+            try:
+                async with asyncio.timeout(0.001):
+                    await client.get_async("stall")
+            except TimeoutError as error:
+                cycle: list[object] = [error]
+                cycle.append(cycle)
 
-            asyncio.run(keep_a_cycle())
-            gc.set_threshold(1)
+        # The collector runs at one of the objects that the call makes, at each in turn.
+        for threshold in range(1, 30):
+            asyncio.run(leave_garbage())
+            # New dicts are made, none is used again.
+            kept = [{} for _ in range(200)]
+            gc.set_threshold(threshold)
             gc.enable()
-            # Makes objects, so that the collector runs, and the end of a batch with it.
             zfast.stats()
-            gc.set_threshold(*thresholds)
             gc.disable()
+            gc.collect()
+            del kept
         assert client.get("key") == b"key"
 
     in_child(collect, timeout=20)

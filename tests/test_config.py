@@ -19,7 +19,7 @@ from zfast.errors import ConfigurationError
 DEFAULTS = {
     "max_concurrency": 64,
     "io_threads": 2,
-    "dial_threads": 8,
+    "dial_threads": 10,
     "max_attempts": 5,
     "connect_timeout": 10.0,
     "read_timeout": 60.0,
@@ -195,7 +195,7 @@ def test_nonsense_is_refused_where_it_is_set(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"^{name} is .*from config.set"):
         config.set({"dial_threads": 3, name: value})
     assert setting(name) == before
-    assert setting("dial_threads") == 8
+    assert setting("dial_threads") == 10
 
 
 def test_nonsense_in_the_environment_names_the_variable(environment: Any) -> None:
@@ -203,7 +203,7 @@ def test_nonsense_in_the_environment_names_the_variable(environment: Any) -> Non
     with pytest.raises(ConfigurationError, match=r"^io_threads is 'a few' .from ZFAST_IO_THREADS"):
         setting("io_threads")
     assert setting("io_threads", 3) == 3
-    assert setting("dial_threads") == 8
+    assert setting("dial_threads") == 10
 
 
 @pytest.mark.parametrize(

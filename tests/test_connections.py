@@ -139,7 +139,7 @@ def test_an_idle_connection_goes_back_after_idle_timeout(scripted: Start) -> Non
             assert client.get("ours") == b"ours"
             assert manager.request("GET", f"{server.url}/theirs", timeout=10).data == b"theirs"
             assert client.get("ours") == b"ours"
-            assert zfast.stats()["connections_reused"] == 1
+            assert zfast.stats()["connections_pooled"] == 1
 
     in_child(read_and_wait)
     assert [(r.key, r.connection) for r in server.requests] == [

@@ -175,3 +175,19 @@ def test_importing_zfast_prints_nothing_and_starts_no_thread() -> None:
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_readme_has_every_setting() -> None:
+    from zfast.config import SETTINGS
+
+    readme = TOP / "README.md"
+    table = readme.read_text().partition("<!-- settings -->")[2].partition("<!-- end of")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line]
+    shown = {
+        name: ", ".join(map(str, entry.default)) if name == "missing_status" else str(entry.default)
+        for name, entry in SETTINGS.items()
+    }
+    assert rows[2:] == [
+        [f"`{name}`", f"`{entry.environment}`", shown[name], entry.unit, entry.meaning]
+        for name, entry in SETTINGS.items()
+    ]

@@ -48,7 +48,7 @@ class Client:
     timeout : urllib3.Timeout or float, optional
         Seconds to connect, and seconds without progress.
     deadline : float, optional
-        Seconds for each call as a whole, retries included.
+        Seconds for each call as a whole, retries included; for each batch of a listing anew.
     pool_manager : urllib3.PoolManager, optional
         Your own, with its proxies, certificates and pool sizes.
     ca_certs : str, optional

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zfast import loops
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
-from zfast.planner import WHOLE, Span, bounds, span
+from zfast.planner import Span, bounds, grouped, span
 
 if TYPE_CHECKING:
     from zfast._core.buffers import Body
@@ -202,18 +202,7 @@ class Collector:
         origin = operations.origin()
         batch = Batch(hub.engine, client._deadline, hub.waker, each=True)
         flight = _Flight(operations, batch)
-        for wanted, served in _requests(reads, operations.ignores_ranges):
-            flight.add(origin, wanted, served)
+        wishes = ((read.target, read.wanted) for read in reads)
+        for wanted, members in grouped(wishes, operations.ignores_ranges):
+            flight.add(origin, wanted, [reads[at] for at in members])
         hub.submit(batch, flight.arrive)
-
-
-def _requests(reads: list[Read], ignores_ranges: bool) -> list[tuple[Span, list[Read]]]:
-    if not ignores_ranges:
-        return [(read.wanted, [read]) for read in reads]
-    # Every range costs the whole object: it is asked for once, and sliced here.
-    by_target: dict[bytes, list[Read]] = {}
-    for read in reads:
-        by_target.setdefault(read.target, []).append(read)
-    return [
-        (served[0].wanted if len(served) == 1 else WHOLE, served) for served in by_target.values()
-    ]

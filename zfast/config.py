@@ -155,9 +155,9 @@ SETTINGS: dict[str, Setting] = {
         ),
         Setting(
             "dial_threads",
-            8,
+            10,
             "threads",
-            "threads that open connections",
+            "threads that open connections, all but two of them to one origin at most",
             _Integer(1, 256),
         ),
         Setting(
@@ -242,7 +242,7 @@ SETTINGS: dict[str, Setting] = {
             "pipeline",
             True,
             "",
-            "whether the first FastStore selects the fast codec pipeline for the process",
+            "what FastStore takes for its argument of that name; of no effect so far",
             _Flag(),
         ),
     )

@@ -1,7 +1,9 @@
 """The only file that knows urllib3: pools, dialling, leases, and its Retry and Timeout as numbers.
 
 urllib3 owns every connection. Here one is opened through its pool, as the user configured it, and
-leased to the engine; it comes back in a state that urllib3 can use, or closed.
+leased to the engine; it comes back in a state that urllib3 can use, or closed. Of a pool's methods
+for subclasses it calls `_get_conn`, `_prepare_proxy`, `_validate_conn` and `_put_conn`, as
+`HTTPConnectionPool.urlopen` does.
 """
 
 from __future__ import annotations
@@ -148,8 +150,11 @@ def timeouts(timeout: Timeouts) -> tuple[float | None, float | None]:
             setting("connect_timeout", timeout),
             setting("read_timeout", timeout),
         )
+    # With a total, urllib3 tells the limit for reading only once the clock of connecting runs.
+    running = timeout.clone()
+    running.start_connect()
     limits = []
-    for limit in (timeout.connect_timeout, timeout.clone().read_timeout):
+    for limit in (timeout.connect_timeout, running.read_timeout):
         limits.append(limit if isinstance(limit, (int, float)) else socket.getdefaulttimeout())
     return limits[0], limits[1]
 
@@ -171,6 +176,15 @@ class _Origin:
     port: int
     engine: Engine
     id: int = field(default_factory=lambda: next(_origin_ids))
+
+    def shares_pool_with(self, other: _Origin) -> bool:
+        """Whether both lead to the same pool, on behalf of different clients."""
+        return (
+            self is not other
+            and self.engine is other.engine
+            and self.connections.manager is other.connections.manager
+            and (self.scheme, self.host, self.port) == (other.scheme, other.host, other.port)
+        )
 
     def pool(self) -> Any:
         # Asked for anew each time: the manager forgets the pools that it uses least.
@@ -251,7 +265,8 @@ class Connections:
         """Have idle connections go back to their pools now instead of a little later."""
         engine = runtime.running()
         if engine is not None and not engine.stopped:
-            engine.release_idle([o.id for o in self._origins.values() if o.engine is engine])
+            origins = list(self._origins.values())
+            engine.release_idle([o.id for o in origins if o.engine is engine])
 
     def forget(self) -> None:
         """In a forked child: close the parent's connections here, keep the configuration."""
@@ -334,19 +349,36 @@ def _dial(engine: Engine, origin_id: int) -> None:
         _open(pool, connection, origin.scheme, origin.connections.connect_timeout)
         _lend(engine, origin_id, pool, connection, used)
     except BaseException as error:
-        if connection is not None:
-            connection.close()
-            _put_back(pool, connection)
         code, number, detail = _explain(error)
-        no_descriptor = number in _NO_DESCRIPTOR
-        if no_descriptor:
-            # Those that wait in pools for nothing in particular are worth less than this one.
-            with runtime.fork_guard:
-                origin.connections.manager.clear()
-        with contextlib.suppress(RuntimeError):
-            engine.dial_failed(origin_id, code, number, no_descriptor, detail.encode())
+        text = detail.encode(errors="replace")
+        try:
+            if connection is not None:
+                connection.close()
+                _put_back(pool, connection)
+            _make_room(engine, origin, error, number)
+        finally:
+            # Whatever else goes wrong, the engine hears of it: a request waits for the answer.
+            with contextlib.suppress(RuntimeError):
+                engine.dial_failed(
+                    origin_id,
+                    code,
+                    number,
+                    number in _NO_DESCRIPTOR,
+                    text,
+                )
         if not isinstance(error, (OSError, HTTPError, RuntimeError)):
             raise
+
+
+def _make_room(engine: Engine, origin: _Origin, error: BaseException, number: int) -> None:
+    manager = origin.connections.manager
+    if number in _NO_DESCRIPTOR:
+        # Those that wait in pools for nothing in particular are worth less than this one.
+        with runtime.fork_guard:
+            manager.clear()
+    elif isinstance(error, EmptyPoolError):
+        # What the pool has lent may only be idling with the engine, for another client of it.
+        engine.release_idle([o.id for o in list(_origins.values()) if o.shares_pool_with(origin)])
 
 
 def _lend(engine: Engine, origin_id: int, pool: Any, connection: Any, used: bool) -> None:
@@ -357,15 +389,17 @@ def _lend(engine: Engine, origin_id: int, pool: Any, connection: Any, used: bool
     sock.settimeout(0)
     with runtime.fork_guard:
         _leases[lease_id] = lease
-    if not isinstance(sock, socket.socket) or isinstance(sock, ssl.SSLSocket):
-        tls: Any = sock
-        # A stream cut without close_notify must not look like one that ended.
-        tls.suppress_ragged_eofs = False
-        with runtime.fork_guard:
-            _relay = _relay or Relay()
-            _relayed += 1
-        sock = lease.far = _relay.attach(lease_id, tls, lambda: engine.believe_end(lease_id))
     try:
+        if not isinstance(sock, socket.socket) or isinstance(sock, ssl.SSLSocket):
+            if not _relayed:
+                _log.info("TLS goes through Python's ssl module, with the GIL: slower than http")
+            tls: Any = sock
+            # A stream cut without close_notify must not look like one that ended.
+            tls.suppress_ragged_eofs = False
+            with runtime.fork_guard:
+                _relay = _relay or Relay()
+                _relayed += 1
+            sock = lease.far = _relay.attach(lease_id, tls, lambda: engine.believe_end(lease_id))
         engine.adopt(lease_id, origin_id, sock.fileno(), used, lease.far is None)
     except BaseException:
         _take_back(lease_id)
@@ -415,6 +449,8 @@ def _take_back(lease_id: int) -> _Lease | None:
         assert _relay is not None
         _relay.detach(lease_id)
         lease.far.close()
+        if lease.connection.sock is not None:
+            lease.connection.sock.suppress_ragged_eofs = True
     return lease
 
 
@@ -433,7 +469,8 @@ def _redirect(engine: Engine, batch_id: int, index: int) -> None:
         new_target = place.target("")
         check_target(new_target)
         new_origin = origin.connections.origin(engine, place.scheme, place.host, place.port)
-    except (ValueError, HTTPError) as error:
+    except Exception as error:
+        # A user's pool manager may raise anything, and the request waits for an answer.
         _log.warning("a redirect cannot be followed: %s", error)
         engine.redirect(batch_id, index, -1, b"", False)
     else:

@@ -41,10 +41,16 @@ class Hub:
 
     def _on_readable(self) -> None:
         for batch_id, index in self.waker.completions():
-            if index >= 0:
-                self._under_way[batch_id][1](index)
-            else:
-                self._under_way.pop(batch_id)[1](-1)
+            try:
+                if index >= 0:
+                    self._under_way[batch_id][1](index)
+                else:
+                    self._under_way.pop(batch_id)[1](-1)
+            except Exception as error:
+                # What else completed must be told all the same.
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "zfast could not report a completion", "exception": error}
+                )
 
 
 # By the id of the loop. Keyed by the loop itself, reads under way would keep a closed one for ever.

@@ -19,7 +19,7 @@ from zfast.connections import Connections
 from zfast.errors import ListingError, ZfastError, error_for
 from zfast.locations.http import HTTPLocation
 from zfast.locations.listing import Listing
-from zfast.planner import bounds, span
+from zfast.planner import bounds, grouped, span
 
 __all__ = [
     "NewBatch",
@@ -138,7 +138,7 @@ class Operations:
         if on_error not in ("raise", "return"):
             raise ValueError(f"on_error is {on_error!r}, but has to be 'raise' or 'return'")
         if self.ignores_ranges and len(items) > 1:
-            return (yield from self._get_whole(items, on_error, new_batch))
+            return (yield from self._get_grouped(items, on_error, new_batch))
         batch = new_batch(fail_fast=on_error == "raise")
         self._add_reads(batch, items)
         yield batch
@@ -163,25 +163,28 @@ class Operations:
         self.ignores_ranges = self.ignores_ranges or batch.range_ignored
         return results
 
-    def _get_whole(
+    def _get_grouped(
         self, items: Sequence[tuple[str, Any]], on_error: OnError, new_batch: NewBatch
     ) -> Steps[list[Any]]:
         # The origin sends the whole object for every range: one request a key, sliced here.
         wanted = [span(byte_range) for _, byte_range in items]
-        firsts: dict[str, tuple[str, Any]] = {}
-        for item in items:
-            firsts.setdefault(item[0], item)
-        places = {key: index for index, key in enumerate(firsts)}
+        keys = [key for key, _ in items]
+        groups = grouped(zip(keys, wanted, strict=True), self.ignores_ranges)
         batch = new_batch(fail_fast=on_error == "raise")
-        self._add_reads(batch, [(key, None) for key in firsts])
+        origin = self.origin()
+        for asked, members in groups:
+            batch.add(self.policy, origin, _GET, self.location.target(keys[members[0]]), *asked)
         yield batch
-        results = self._results(batch, list(firsts.values()), on_error)
-        found = [results[places[key]] for key, _ in items]
-        for at, (key, byte_range) in enumerate(items):
-            if isinstance(found[at], Body):
-                found[at] = found[at].part(*bounds(wanted[at], len(found[at])))
-            elif found[at] is not None:
-                found[at] = self.error(batch, places[key], key, byte_range)
+        results = self._results(batch, [items[members[0]] for _, members in groups], on_error)
+        found: list[Any] = [None] * len(items)
+        for index, (asked, members) in enumerate(groups):
+            result = results[index]
+            for at in members:
+                if isinstance(result, Body):
+                    exact = asked == wanted[at]
+                    found[at] = result if exact else result.part(*bounds(wanted[at], len(result)))
+                elif result is not None:
+                    found[at] = self.error(batch, index, *items[at])
         return found
 
     def read_into(self, key: str, byte_range: Any, buffer: Any, new_batch: NewBatch) -> Steps[int]:

@@ -6,12 +6,13 @@ and a suffix longer than the object is the whole object: as zarr's LocalStore ha
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from operator import index
 from typing import Any
 
 from zfast._core.types import RangeKind
 
-__all__ = ["WHOLE", "Span", "bounds", "span"]
+__all__ = ["WHOLE", "Span", "bounds", "grouped", "span"]
 
 # Plain ints: an enum's members cost a look-up a read.
 _WHOLE, _BOUNDED, _OFFSET, _SUFFIX, _EMPTY = (
@@ -89,6 +90,34 @@ def _between(start: Any, end: Any) -> Span:
             "a negative start and no end)"
         )
     return (_BOUNDED, first, past) if past > first else (_EMPTY, 0, 0)
+
+
+def grouped(reads: Iterable[tuple[Hashable, Span]], whole: bool) -> list[tuple[Span, list[int]]]:
+    """Say which requests serve some reads.
+
+    Parameters
+    ----------
+    reads : iterable of (hashable, Span)
+        Of which object, and what of it.
+    whole : bool
+        Every range costs the whole object: several of one object are one request, to be sliced.
+
+    Returns
+    -------
+    list of (Span, list of int)
+        What each request asks for, and the indexes of the reads that it serves.
+    """
+    if not whole:
+        return [(wanted, [at]) for at, (_, wanted) in enumerate(reads)]
+    groups: dict[Hashable, tuple[Span, list[int]]] = {}
+    for at, (of, wanted) in enumerate(reads):
+        if of not in groups:
+            groups[of] = (wanted, [at])
+        else:
+            members = groups[of][1]
+            members.append(at)
+            groups[of] = (WHOLE, members)
+    return list(groups.values())
 
 
 def bounds(wanted: Span, size: int) -> tuple[int, int]:

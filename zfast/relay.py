@@ -56,7 +56,12 @@ class _Session:
     def pass_on(self) -> bool:
         """Move what can be moved; False when the session is over."""
         try:
-            self._pass_to_server()
+            try:
+                self._pass_to_server()
+            except (OSError, ssl.SSLError):
+                # A server that takes no more may have said why.
+                self._pass_to_engine()
+                raise
             return self._pass_to_engine()
         except (OSError, ssl.SSLError):
             # Anything but close_notify: the engine sees an end that it must not believe.

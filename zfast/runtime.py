@@ -27,6 +27,8 @@ _log = logging.getLogger("zfast")
 # Descriptors that the process keeps for other things than connections.
 _RESERVED_DESCRIPTORS = 32
 _JOIN_SECONDS = 0.5
+# Of the dialling threads: for all the others while one origin does not answer.
+_SPARE_THREADS = 2
 
 _engine: Engine | None = None
 _threads: list[threading.Thread] = []
@@ -82,6 +84,7 @@ def _start() -> Engine:
         connection_limit(max_concurrency),
         setting("idle_timeout"),
         setting("max_head_size"),
+        max(1, setting("dial_threads") - _SPARE_THREADS),
     )
     _threads.clear()
     for index in range(setting("dial_threads")):

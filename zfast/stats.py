@@ -25,10 +25,12 @@ def stats() -> dict[str, Any]:
         (operations completed), ``missing``, ``failed``, ``bytes_received``, ``bytes_sent``,
         ``retries``, ``stale_retries`` (free ones: an idle connection had been closed),
         ``redirects``, ``resumed``; ``first_byte`` and ``transfer``, histograms whose element b
-        counts times below 2**b µs that no earlier element counts; of this moment ``in_flight``,
-        ``connections``, ``dialling``, ``delayed`` and their limits; ``connections_opened``,
-        ``connections_reused`` (out of a urllib3 pool), ``connections_closed``;
-        ``connections_through_python``, whose TLS takes the GIL.
+        counts times below 2**b µs that no earlier element counts; ``connections_reused``, requests
+        on a connection that had carried another, and ``connections_opened``, of a client the
+        requests that were the first on theirs; ``fallback_reads``, served by way of Python's ssl.
+        Of the process also ``connections_pooled`` (those that came open out of a urllib3 pool),
+        ``connections_closed``, ``connections_through_python``, and of this moment ``in_flight``,
+        ``connections``, ``dialling``, ``delayed`` and their limits.
     """
     numbers = process_counters()
     engine = runtime.running()
@@ -78,7 +80,7 @@ def show_config() -> Configuration:
 def _parts() -> dict[str, str]:
     engine = runtime.running()
     state = "not started" if engine is None else "running"
-    if engine is not None:
+    if engine is not None and not engine.stopped:
         now = engine.snapshot()
         state += f", {now['max_in_flight']} requests, {now['max_connections']} connections at most"
     return {

@@ -4,13 +4,16 @@ A batch that was submitted stays alive, with every destination pinned, until its
 been settled, whoever stopped waiting for it.
 """
 
+import itertools
 import socket
 import threading
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uintptr_t
+from cython.operator cimport dereference
 from libcpp.deque cimport deque
+from libcpp.unordered_map cimport unordered_map
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, getpid
 
@@ -31,6 +34,7 @@ from zfast._core.scheduler cimport (
     BatchState,
     Notices,
     Origin,
+    Origin_ptr,
     Scheduler,
     monotonic,
     scheduler_submit,
@@ -50,7 +54,7 @@ cdef enum:
     # How long a signal may wait for the main thread to notice it.
     SIGNAL_CHECK_NANOSECONDS = 50_000_000
 
-_ids = iter(range(1, 1 << 62))
+_ids = itertools.count(1)
 
 
 @cython.no_gc_clear  # giving the notices up takes the engine
@@ -95,6 +99,9 @@ cdef class Waker:
         cdef deque[long long] batches
         cdef deque[long long] indexes
         cdef size_t at
+        if self.engine.pid != getpid():
+            # The parent's loop, gone on with in a forked child: what it waits for runs elsewhere.
+            return []
         pthread_mutex_lock(&self.engine.scheduler.lock)
         while recv(self.fd, rung, sizeof(rung), MSG_DONTWAIT) == sizeof(rung):
             pass
@@ -221,11 +228,15 @@ cdef class Batch:
         cdef Pin pinned
         cdef Scheduler* s = self.engine.scheduler
         cdef Origin* place
+        cdef unordered_map[long long, Origin_ptr].iterator known
         if self.state.submitted:
             raise RuntimeError("the batch has been submitted: nothing can be added to it")
-        if not s.origins.count(origin):
+        pthread_mutex_lock(&s.lock)
+        known = s.origins.find(origin)
+        place = dereference(known).second if known != s.origins.end() else NULL
+        pthread_mutex_unlock(&s.lock)
+        if place == NULL:
             raise KeyError(f"no origin {origin}")
-        place = s.origins[origin]
         # Pins first: nothing is added when a buffer is refused.
         pinned = pin(into, True) if into is not None else None
         sent = pin(content, False) if content is not None else None

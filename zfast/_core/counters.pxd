@@ -9,6 +9,9 @@ cdef struct Counters:
     unsigned long long reads            # reads, heads, puts and deletes completed, however
     unsigned long long missing
     unsigned long long failed
+    unsigned long long connections_opened  # requests that were the first on their connection
+    unsigned long long connections_reused  # requests on a connection that had carried another
+    unsigned long long fallback_reads   # reads served by way of Python's ssl
     unsigned long long bytes_received   # wanted body bytes
     unsigned long long bytes_sent       # content of PUTs
     unsigned long long retries

@@ -15,6 +15,8 @@ class Engine:
         Seconds that an idle connection stays with the engine before its pool gets it back.
     max_head : int
         Bytes that a response head may have.
+    max_dials_of_one : int
+        Connections to one origin that are being opened at once.
     """
 
     def __init__(
@@ -24,6 +26,7 @@ class Engine:
         max_leases: int,
         idle_timeout: float,
         max_head: int,
+        max_dials_of_one: int,
     ) -> None: ...
     @property
     def stopped(self) -> bool: ...

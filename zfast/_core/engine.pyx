@@ -15,7 +15,7 @@ from libcpp.vector cimport vector
 from posix.signal cimport sigfillset, sigset_t
 from posix.unistd cimport close, getpid
 
-from zfast._core.buffers cimport buffers_trim
+from zfast._core.buffers cimport buffers_trim, slab_release
 from zfast._core.exchange cimport (
     CONCLUDED_BROKEN,
     PHASE_IDLE,
@@ -31,6 +31,7 @@ from zfast._core.extern.pthread cimport (
     pthread_cond_broadcast,
     pthread_cond_destroy,
     pthread_cond_init,
+    pthread_cond_signal,
     pthread_cond_wait,
     pthread_create,
     pthread_join,
@@ -94,6 +95,7 @@ cdef void _watch(Thread* thread, Lease* lease) noexcept nogil:
 
 
 cdef void _forget_retired(Thread* thread) noexcept nogil:
+    # Under the lock: who retired a lease may be another thread, and not have let go of it yet.
     cdef size_t index = 0
     cdef Lease* lease
     while index < thread.leases.size():
@@ -110,6 +112,7 @@ cdef void _forget_retired(Thread* thread) noexcept nogil:
 
 cdef void _free_lease(Lease* lease) noexcept nogil:
     free(lease.exchange.head)
+    slab_release(lease.exchange.tail)
     del lease
 
 
@@ -183,6 +186,7 @@ cdef void _step_ready(Thread* thread, vector[Lease*]* concluded, double now) noe
         if lease.exchange.phase == PHASE_IDLE or exchange_step(
                 &lease.exchange, ready, thread.scratch, SCRATCH_SIZE, now):
             concluded.push_back(lease)
+            thread.polled[index + 1].events = POLLIN
         else:
             thread.polled[index + 1].events = exchange_wants(&lease.exchange)
 
@@ -272,10 +276,36 @@ cdef void* _work(void* argument) noexcept nogil:
         _take_inbox(thread, &begun)
         next_tick = scheduler_next_tick(s) if thread.index == 0 else 0
         stopping = s.stopping
+        if worker.forget:
+            worker.forget = False
+            _forget_retired(thread)
         pthread_mutex_unlock(&s.lock)
-        _forget_retired(thread)
         next_check = _begin(thread, &begun, &concluded, next_check)
     return NULL
+
+
+# ------------------------------------------------------------------------------- calls for Python
+
+
+cdef long _callable(Scheduler* s) noexcept nogil:
+    # Index of the call to serve next, -1 for none. What is quick goes first, and a host that
+    # answers nobody does not get all the threads.
+    cdef size_t index
+    cdef long dial = -1
+    for index in range(s.calls.size()):
+        if s.calls[index].kind != CALL_DIAL:
+            return <long>index
+        if dial < 0 and (
+            s.stopping or s.origins[s.calls[index].id].dials_begun < s.max_dials_of_one
+        ):
+            dial = <long>index
+    return dial
+
+
+cdef void _dial_ended(Scheduler* s, Origin* origin) noexcept nogil:
+    origin.dials_begun -= 1
+    if not s.calls.empty():
+        pthread_cond_signal(&s.calls_waiting)
 
 
 # --------------------------------------------------------------------------------- the Python face
@@ -296,6 +326,8 @@ cdef class Engine:
         Seconds that an idle connection stays with the engine before its pool gets it back.
     max_head : int
         Bytes that a response head may have.
+    max_dials_of_one : int
+        Connections to one origin that are being opened at once.
     """
 
     def __dealloc__(self):
@@ -313,7 +345,7 @@ cdef class Engine:
 
     def __cinit__(
         self, int io_threads, int max_in_flight, int max_leases, double idle_timeout,
-        size_t max_head,
+        size_t max_head, int max_dials_of_one,
     ):
         cdef Scheduler* s = new Scheduler()
         self.scheduler = s
@@ -325,10 +357,12 @@ cdef class Engine:
         pthread_cond_init(&s.calls_waiting, NULL)
         s.in_flight = s.leases = s.dialling = s.leaving = 0
         s.max_in_flight = max_in_flight
-        s.max_leases = max_leases
+        s.max_leases = s.allowed_leases = max_leases
+        s.restore_after = 0
+        s.max_dials_of_one = max_dials_of_one
         s.next_deadline = 0
         s.dice = int.from_bytes(os.urandom(8), "little") | 1
-        s.connections_opened = s.connections_reused = s.connections_closed = 0
+        s.connections_opened = s.connections_pooled = s.connections_closed = 0
         s.stopping = s.exiting = False
         for index in range(io_threads):
             self._add_thread(index, idle_timeout)
@@ -340,7 +374,7 @@ cdef class Engine:
         cdef pollfd waking
         ours, theirs = socket.socketpair()
         worker = new Worker()
-        worker.woken = worker.scan = False
+        worker.woken = worker.scan = worker.forget = False
         worker.leases = 0
         worker.wake_fd = theirs.detach()
         self.scheduler.workers.push_back(worker)
@@ -400,7 +434,8 @@ cdef class Engine:
         self.ensure_usable()
         pthread_mutex_lock(&s.lock)
         s.max_in_flight = max(s.max_in_flight, max_in_flight)
-        s.max_leases = max(s.max_leases, max_leases)
+        s.allowed_leases = max(s.allowed_leases, max_leases)
+        s.max_leases = s.allowed_leases
         pthread_mutex_unlock(&s.lock)
 
     def add_origin(
@@ -431,6 +466,7 @@ cdef class Engine:
         origin.leases = origin.dialling = origin.leaving = origin.dial_failures = 0
         origin.max_leases = max_leases
         origin.listed = False
+        origin.dials_begun = 0
         origin.dial_after = 0
         pthread_mutex_lock(&self.scheduler.lock)
         self.scheduler.origins[id] = origin
@@ -449,17 +485,20 @@ cdef class Engine:
         cdef Call call
         cdef Origin* origin
         cdef bint stopping
+        cdef long next
         names = {CALL_DIAL: "dial", CALL_RELEASE: "release", CALL_CLOSE: "close",
                  CALL_REDIRECT: "redirect"}
         while True:
             with nogil:
                 pthread_mutex_lock(&s.lock)
-                while s.calls.empty() and not s.stopping:
+                next = _callable(s)
+                while next < 0 and not s.stopping:
                     pthread_cond_wait(&s.calls_waiting, &s.lock)
-                stopping = s.calls.empty()
+                    next = _callable(s)
+                stopping = next < 0
                 if not stopping:
-                    call = s.calls.front()
-                    s.calls.pop_front()
+                    call = s.calls[<size_t>next]
+                    s.calls.erase(s.calls.begin() + next)
                     if call.kind == CALL_DIAL and s.stopping:
                         call.id = -1
                     elif call.kind == CALL_DIAL:
@@ -469,6 +508,9 @@ cdef class Engine:
                             origin.dialling -= 1
                             s.dialling -= 1
                             call.id = -1
+                        else:
+                            origin.dials_begun += 1
+                        if call.id < 0:
                             scheduler_dispatch(s, NOBODY, monotonic())
                 pthread_mutex_unlock(&s.lock)
             if stopping:
@@ -514,9 +556,11 @@ cdef class Engine:
         lease.exchange.phase = PHASE_IDLE
         lease.exchange.sent = 0
         lease.exchange.end_of_stream_is_clean = clean_end
+        lease.relayed = not clean_end
         transport_over_socket(&lease.exchange.transport, fd)
         pthread_mutex_lock(&s.lock)
         lease.origin = s.origins[origin_id]
+        _dial_ended(s, lease.origin)
         scheduler_adopt(s, lease, monotonic())
         pthread_mutex_unlock(&s.lock)
 
@@ -549,6 +593,7 @@ cdef class Engine:
         cdef Scheduler* s = self.scheduler
         self.ensure_usable()
         pthread_mutex_lock(&s.lock)
+        _dial_ended(s, s.origins[origin_id])
         scheduler_dial_failed(
             s, s.origins[origin_id], <Status>code, error, no_descriptor, detail, monotonic()
         )
@@ -614,7 +659,7 @@ cdef class Engine:
         cdef Scheduler* s = self.scheduler
         cdef int in_flight, max_in_flight, leases, max_leases, dialling
         cdef size_t delayed
-        cdef unsigned long long opened, reused, closed
+        cdef unsigned long long opened, pooled, closed
         self.ensure_usable()
         # No Python object is made under the lock: the garbage collector might run, and an end of
         # a batch wants the lock too.
@@ -623,7 +668,7 @@ cdef class Engine:
         leases, max_leases = s.leases, s.max_leases
         dialling = s.dialling
         delayed = s.delayed.size()
-        opened, reused, closed = s.connections_opened, s.connections_reused, s.connections_closed
+        opened, pooled, closed = s.connections_opened, s.connections_pooled, s.connections_closed
         pthread_mutex_unlock(&s.lock)
         return {
             "in_flight": in_flight,
@@ -633,7 +678,7 @@ cdef class Engine:
             "dialling": dialling,
             "delayed": delayed,
             "connections_opened": opened,
-            "connections_reused": reused,
+            "connections_pooled": pooled,
             "connections_closed": closed,
         }
 
@@ -698,4 +743,6 @@ cdef class Engine:
         self.stopped = True
         for fd in self.descriptors:
             close(fd)
-        self.live.clear()
+        # Its batches stay: a worker of the parent may have been at their memory just then.
+        for batch in self.live.values():
+            batch.unpin()

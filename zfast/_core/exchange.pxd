@@ -20,7 +20,6 @@ cdef cppclass Profile:
     int max_in_flight
     bint keys_only                  # a redirect from "x" to "x/" is no object: "x" is a directory
     int in_flight
-    bint closed
     Counters counters
 
 cdef cppclass Endpoint:

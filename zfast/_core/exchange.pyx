@@ -9,7 +9,7 @@ from libc.errno cimport ECONNRESET
 from libc.string cimport memcpy
 
 from zfast._core.buffers cimport arena_take, slab_grown, slab_release
-from zfast._core.extern.sockets cimport POLLERR, POLLHUP, POLLIN, POLLOUT
+from zfast._core.extern.sockets cimport POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
 from zfast._core.http1 cimport (
     BODY,
     END,
@@ -305,7 +305,8 @@ cdef bint _remember_object(Exchange* exchange) noexcept nogil:
     cdef size_t size = exchange.parser.head.etag.size if exchange.parser.head.etag.offset else 0
     cdef bint strong = size >= 2 and etag[0] == c'"'
     if request.delivered and not exchange.verdict.from_start:
-        if size and request.etag != string(etag, size):
+        # A part without the entity tag may be of any state of the object (RFC 9110, 15.3.7).
+        if request.etag != string(etag, size):
             return False
     else:
         request.etag = string(etag, size) if strong else string()
@@ -584,7 +585,7 @@ cdef bint exchange_step(
         # Even a connection that takes no more may hold the answer that says why.
         broken = not _send(exchange, now)
         ready |= POLLIN if broken else 0
-    if ready & (POLLIN | POLLHUP | POLLERR):
+    if ready & (POLLIN | POLLHUP | POLLERR | POLLNVAL):
         if _receive(exchange, scratch, scratch_size, now):
             return True
     if broken:

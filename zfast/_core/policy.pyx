@@ -41,6 +41,9 @@ cdef dict _as_dict(const Counters* c):
         "reads": c.reads,
         "missing": c.missing,
         "failed": c.failed,
+        "connections_opened": c.connections_opened,
+        "connections_reused": c.connections_reused,
+        "fallback_reads": c.fallback_reads,
         "bytes_received": c.bytes_received,
         "bytes_sent": c.bytes_sent,
         "retries": c.retries,
@@ -66,9 +69,11 @@ def process_counters():
 def after_fork_in_child():
     """In a forked child: begin with no request in flight, and with a lock that nobody holds."""
     pthread_mutex_init(&_profiles_lock, NULL)
+    memset(&_retired, 0, sizeof(_retired))
     for profile in _profiles:
-        # What the parent has in flight no thread will ever end here.
+        # What the parent has in flight no thread will ever end here, and what it did is its own.
         profile.in_flight = 0
+        memset(&profile.counters, 0, sizeof(profile.counters))
 
 
 cdef class Policy:

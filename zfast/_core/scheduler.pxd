@@ -20,6 +20,7 @@ cdef cppclass Lease:
     Exchange exchange
     bint idle
     bint used                       # it has carried an exchange before: it may be stale
+    bint relayed                    # its bytes pass through Python
     bint adopted                    # its worker polls it
     bint retired
     int served                      # exchanges since it was adopted
@@ -42,8 +43,11 @@ cdef cppclass Origin:
     int leaving                     # retired, but not with their owner yet
     bint listed
     int max_leases                  # what its pool allows, 0 no limit
+    int dials_begun                 # that Python is at
     int dial_failures
     double dial_after
+
+ctypedef Origin* Origin_ptr
 
 cdef cppclass Notices:
     # Completions for one event loop, and the one descriptor that wakes it.
@@ -90,6 +94,7 @@ cdef cppclass Worker:
     int wake_fd
     bint woken
     bint scan                       # somebody else cancelled a request or retired a lease of its
+    bint forget                     # leases of its were retired and are to be freed
     int leases
 
 cdef cppclass Scheduler:
@@ -107,12 +112,15 @@ cdef cppclass Scheduler:
     int max_in_flight
     int leases
     int max_leases
+    int max_dials_of_one            # connections to one origin that are being opened at once
+    int allowed_leases              # what max_leases goes back to
+    double restore_after            # when, 0 while there are descriptors enough
     int dialling
     int leaving
     double next_deadline
     unsigned long long dice
     unsigned long long connections_opened
-    unsigned long long connections_reused
+    unsigned long long connections_pooled
     unsigned long long connections_closed
     bint stopping
     bint exiting                    # the process ends: nobody is told of anything any more

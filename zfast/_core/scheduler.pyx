@@ -54,6 +54,9 @@ cdef void scheduler_enqueue(Scheduler* s, Request* request, bint first) noexcept
         lane.listed = True
         origin.lanes.push_back(lane)
     origin.pending += 1
+    if origin.dial_after > 0:
+        # The first worker keeps the time of the pause, for as long as somebody waits for its end.
+        wake(s.workers[0])
     if not origin.listed:
         origin.listed = True
         s.pending.push_back(origin)
@@ -201,6 +204,7 @@ cdef void scheduler_retire(Scheduler* s, Lease* lease, bint reusable) noexcept n
     s.leases -= 1
     s.leaving += 1
     s.workers[lease.worker].leases -= 1
+    s.workers[lease.worker].forget = True
     s.leases_by_id.erase(lease.id)
     if not reusable:
         s.connections_closed += 1
@@ -243,7 +247,7 @@ cdef void scheduler_adopt(Scheduler* s, Lease* lease, double now) noexcept nogil
     origin.dial_failures = 0
     origin.dial_after = 0
     if lease.used:
-        s.connections_reused += 1
+        s.connections_pooled += 1
     else:
         s.connections_opened += 1
     lease.idle = True
@@ -292,6 +296,23 @@ cdef bint _evict(Scheduler* s, bint starving, int caller) noexcept nogil:
     return False
 
 
+cdef bint _withdraw_one(Scheduler* s, Origin* origin) noexcept nogil:
+    # Another origin's dial that nobody has begun makes room for the first of this one.
+    cdef size_t index = s.calls.size()
+    cdef Origin* other
+    while index > 0:
+        index -= 1
+        if s.calls[index].kind != CALL_DIAL:
+            continue
+        other = s.origins[s.calls[index].id]
+        if other != origin and other.dialling > 1:
+            s.calls.erase(s.calls.begin() + <long>index)
+            other.dialling -= 1
+            s.dialling -= 1
+            return True
+    return False
+
+
 cdef void _dial(Scheduler* s, Origin* origin, int caller, double now) noexcept nogil:
     # One that is leaving still has its descriptor, and its place in the pool.
     cdef long room = s.max_leases - s.leases - s.dialling - s.leaving
@@ -305,6 +326,8 @@ cdef void _dial(Scheduler* s, Origin* origin, int caller, double now) noexcept n
         wanted = min(wanted, <long>(
             origin.max_leases - origin.leases - origin.dialling - origin.leaving
         ))
+    if starving and wanted > 0 and room <= 0 and _withdraw_one(s, origin):
+        room += 1
     lacking = wanted - room - s.leaving
     # What is not in flight is idle.
     while lacking > 0 and s.leases - s.in_flight > idle and _evict(s, starving, caller):
@@ -345,6 +368,10 @@ cdef void _assign(
     s.in_flight += 1
     request.profile.in_flight += 1
     request.profile.counters.requests += 1
+    if lease.used:
+        request.profile.counters.connections_reused += 1
+    else:
+        request.profile.counters.connections_opened += 1
     worker.inbox.push_back(assignment)
     if lease.worker != caller:
         wake(worker)

@@ -73,6 +73,9 @@ from zfast._core.types cimport (
 # --------------------------------------------------------------------- finishing, and trying again
 
 
+cdef double DESCRIPTORS_PAUSE = 1.0     # seconds, then the limit on connections holds again
+
+
 cdef void scheduler_finish(Scheduler* s, Request* request, Status code) noexcept nogil:
     cdef BatchState* batch = <BatchState*>request.batch
     request.code = code
@@ -152,8 +155,10 @@ cdef void _settle_broken(
 ) noexcept nogil:
     if lease.used and not lease.exchange.answered and code == STATUS_RESET and (
         request.cancelled == STATUS_OK and not request.stale_retried
+        and (request.repeatable or lease.exchange.sent == 0)
     ):
-        # The server had closed the idle connection: nobody's fault, and nobody's attempt.
+        # The server had closed the idle connection: nobody's fault, and nobody's attempt. But for
+        # what may not be sent twice: it could have acted on it, and died.
         request.stale_retried = True
         request.attempts -= 1
         request.profile.counters.stale_retries += 1
@@ -243,6 +248,7 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
     scheduler_lose(s, lease)
     if conclusion == CONCLUDED_OK:
         record_time(request.profile.counters.transfer, now - exchange.begun)
+        request.profile.counters.fallback_reads += lease.relayed
         scheduler_finish(s, request, STATUS_OK)
     elif conclusion == CONCLUDED_MISSING:
         scheduler_finish(s, request, STATUS_MISSING)
@@ -278,6 +284,10 @@ cdef void scheduler_take_back(Scheduler* s, Lease* lease) noexcept nogil:
     scheduler_lose(s, lease)
     scheduler_retire(s, lease, False)
     request.profile.counters.requests -= 1
+    if lease.used:
+        request.profile.counters.connections_reused -= 1
+    else:
+        request.profile.counters.connections_opened -= 1
     if request.cancelled != STATUS_OK:
         scheduler_finish(s, request, request.cancelled)
     else:
@@ -293,8 +303,10 @@ cdef void scheduler_dial_failed(
     origin.dialling -= 1
     s.dialling -= 1
     if no_descriptor and s.leases > 0:
-        # The process is out of descriptors: make do with the connections there are.
+        # The process is out of descriptors: make do with the connections there are, for a while.
         s.max_leases = max(1, s.leases + s.dialling)
+        s.restore_after = now + DESCRIPTORS_PAUSE
+        wake(s.workers[0])
         scheduler_dispatch(s, NOBODY, now)
         return
     origin.dial_failures += 1
@@ -392,6 +404,10 @@ cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil:
         if origin.pending and 0 < origin.dial_after <= now:
             due = True
             origin.dial_after = 0
+    if 0 < s.restore_after <= now:
+        due = True
+        s.restore_after = 0
+        s.max_leases = s.allowed_leases
     if due:
         scheduler_dispatch(s, NOBODY, now)
 
@@ -400,6 +416,8 @@ cdef double scheduler_next_tick(Scheduler* s) noexcept nogil:
     # When scheduler_tick has something to do next, 0 when nothing is waiting for a time.
     cdef double first = s.next_deadline
     cdef double due
+    if s.restore_after > 0:
+        first = s.restore_after if first == 0 else min(first, s.restore_after)
     if not s.delayed.empty():
         due = dereference(s.delayed.begin()).first
         first = due if first == 0 else min(first, due)

@@ -1,0 +1,130 @@
+"""Nobody waits for ever, or for somebody else's trouble."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import urllib3
+from servers.scripted import (
+    Fin,
+    Reply,
+    Request,
+    ScriptedServer,
+    Wait,
+    blackhole,
+    ok,
+    partial,
+    ranged,
+    redirect,
+)
+
+import zfast
+
+Start = Callable[..., ScriptedServer]
+FEW = urllib3.Retry(2, backoff_factor=0.0)
+
+
+def test_a_read_after_a_failed_dial(scripted: Start) -> None:
+    """The pause after a failed dial ends for those who came in it, too."""
+    second = threading.Event()
+
+    def on_accept(connection: Any) -> Any:
+        return None if connection.number == 0 else Wait(second)
+
+    class FailsOnce(urllib3.connection.HTTPConnection):
+        dials = 0
+
+        def connect(self) -> None:
+            FailsOnce.dials += 1
+            if FailsOnce.dials == 2:
+                answered.wait(10)
+                raise urllib3.exceptions.NewConnectionError(self, "not this one")
+            super().connect()
+
+    class Pool(urllib3.HTTPConnectionPool):
+        ConnectionCls = FailsOnce
+
+    answered = threading.Event()
+    server = scripted(lambda request: ok(request.key.encode()).closing())
+    manager = urllib3.PoolManager()
+    manager.pool_classes_by_scheme = {"http": Pool}
+    client = zfast.Client(server.url, pool_manager=manager, deadline=8)
+    threading.Timer(0.2, answered.set).start()
+    assert client.get_many([("a", None), ("b", None)]) == [b"a", b"b"]
+    answered.wait(10)
+    for key in ("c", "d", "e"):
+        begun = time.monotonic()
+        assert client.get(key) == key.encode()
+        assert time.monotonic() - begun < 5
+
+
+def test_a_redirect_that_the_pool_manager_cannot_follow(scripted: Start) -> None:
+    server = scripted(lambda request: redirect("https://127.0.0.1:1/elsewhere"))
+    manager = urllib3.PoolManager()
+    manager.pool_classes_by_scheme = {"http": urllib3.HTTPConnectionPool}
+    with pytest.raises(zfast.ResponseError, match="redirect"):
+        zfast.Client(server.url, pool_manager=manager, deadline=8).get("key")
+
+
+def test_two_clients_of_one_full_pool(scripted: Start) -> None:
+    server = scripted(ranged({"key": b"value"}))
+    manager = urllib3.PoolManager(maxsize=1, block=True)
+    for timeout in (5, 10, 5):
+        client = zfast.Client(server.url, pool_manager=manager, timeout=timeout)
+        assert client.get("key") == b"value"
+
+
+def test_a_host_that_answers_nobody_does_not_stop_the_others(scripted: Start) -> None:
+    server = scripted(ranged({"key": b"value"}))
+    with blackhole() as (host, port):
+        dead = zfast.Client(f"http://{host}:{port}", timeout=6, retries=False, deadline=7)
+        reads = [(str(number), None) for number in range(64)]
+        waiting = threading.Thread(target=lambda: dead.get_many(reads, on_error="return"))
+        waiting.start()
+        while zfast.stats()["dialling"] < 8:
+            time.sleep(0.01)
+        begun = time.monotonic()
+        assert zfast.Client(server.url).get("key") == b"value"
+        assert time.monotonic() - begun < 2
+        waiting.join()
+
+
+def test_a_total_timeout(scripted: Start) -> None:
+    server = scripted(ranged({"key": b"value"}))
+    for timeout in (urllib3.Timeout(total=5), urllib3.Timeout(connect=1, total=5)):
+        assert zfast.Client(server.url, timeout=timeout).get("key") == b"value"
+
+
+def test_a_part_without_the_entity_tag_is_of_another_object(scripted: Start) -> None:
+    """RFC 9110, section 15.3.7: a 206 has the ETag that a 200 would have had."""
+    old, new = b"A" * 10, b"B" * 10
+
+    def handler(request: Request) -> Reply:
+        if request.index == 0:
+            return ok(old, etag='"v1"').cut_body(5, Fin())
+        return partial(new[5:], 5, 10) if request.range else ok(new)
+
+    server = scripted(handler)
+    assert zfast.Client(server.url, retries=FEW).get("key") == new
+
+
+def test_a_conditional_put_is_not_sent_twice_over_an_old_connection(scripted: Start) -> None:
+    objects = {"other": b"x"}
+    serve = ranged(objects, writable=True)
+
+    def handler(request: Request) -> Any:
+        if request.method == "PUT":
+            objects[request.key] = request.body
+            return Fin()
+        return serve(request)
+
+    server = scripted(handler)
+    client = zfast.Client(server.url, retries=FEW)
+    assert client.get("other") == b"x"
+    with pytest.raises(zfast.ConnectionFailedError):
+        client.put("key", b"mine", if_absent=True)
+    assert len([r for r in server.requests if r.method == "PUT"]) == 1
