@@ -32,6 +32,7 @@ LAYERS = (
     ("zfast._core.exchange",),
     ("zfast._core.policy", "zfast._core.scheduler"),
     ("zfast._core.settlement",),
+    ("zfast._core.reactor",),
     ("zfast._core.engine",),
     ("zfast._core.batch",),
     ("zfast.config", "zfast.errors"),

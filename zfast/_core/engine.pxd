@@ -1,20 +1,9 @@
-# The process's engine: I/O threads that run every exchange, and the way in and out of them.
+# The process's engine: the I/O threads' start and end, and the way in and out of them.
 
 from libcpp.vector cimport vector
 
-from zfast._core.extern.pthread cimport pthread_t
-from zfast._core.extern.sockets cimport pollfd
-from zfast._core.scheduler cimport Lease, Scheduler
-
-cdef cppclass Thread:
-    Scheduler* scheduler
-    int index
-    int wake_fd
-    double idle_timeout
-    pthread_t handle
-    char* scratch
-    vector[Lease*] leases
-    vector[pollfd] polled           # polled[0] is the wake descriptor, polled[i + 1] leases[i]
+from zfast._core.reactor cimport Thread
+from zfast._core.scheduler cimport Scheduler
 
 cdef class Engine:
     cdef Scheduler* scheduler
