@@ -158,9 +158,10 @@ def _add(
     authorized: bool,
 ) -> None:
     origin, target, authorization = targets.of(url)
-    credentials = b""
-    if authorization and not authorized:
-        credentials = f"Authorization: {authorization}\r\n".encode("ascii")
+    if authorization is None or authorized:
+        batch.add(policy, origin, _GET, target, *span(byte_range))
+        return
+    credentials = f"Authorization: {authorization}\r\n".encode("ascii")
     batch.add(policy, origin, _GET, target, *span(byte_range), credentials=credentials)
 
 

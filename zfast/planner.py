@@ -81,7 +81,9 @@ def _from(start: int) -> Span:
 
 def _between(start: Any, end: Any) -> Span:
     if end is None:
-        first = 0 if start is None else index(start)
+        if start is None:
+            return WHOLE
+        first = index(start)
         return _from(first) if first >= 0 else _last(-first)
     first, past = 0 if start is None else index(start), index(end)
     if first < 0 or past < 0:
