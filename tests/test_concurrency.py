@@ -15,6 +15,7 @@ import pytest
 from servers.script import Child, in_child
 from servers.scripted import Request, ScriptedServer, Stall, ok, ranged
 from servers.site import Site
+from zarr.core.buffer import default_buffer_prototype
 
 import zfast
 
@@ -361,6 +362,26 @@ def test_reads_of_a_closed_loop_end(stalling: ScriptedServer) -> None:
     into.clear()
 
 
+def test_what_a_store_reads_on_a_closed_loop_ends(stalling: ScriptedServer) -> None:
+    store = zfast.FastStore(stalling.url)
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+
+    async def leave() -> None:
+        tasks.append(asyncio.ensure_future(store.get("stall", default_buffer_prototype())))
+        await asyncio.to_thread(stalling.wait_requests, 1)
+
+    tasks: list[asyncio.Task[object]] = []
+    loop.run_until_complete(leave())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    tasks.clear()
+    del loop
+    gc.collect()
+    stalling.wait_closed()
+    assert store["key"] == b"key"
+
+
 def test_garbage_collection_within_a_call_of_the_engine(stalling: ScriptedServer) -> None:
     def collect() -> None:
         client = zfast.Client(stalling.url)
@@ -376,11 +397,11 @@ def test_garbage_collection_within_a_call_of_the_engine(stalling: ScriptedServer
                 cycle.append(cycle)
 
         # The collector runs at one of the objects that the call makes, at each in turn.
-        for threshold in range(1, 30):
+        for number in range(20):
             asyncio.run(leave_garbage())
-            # New dicts are made, none is used again.
-            kept = [{} for _ in range(200)]
-            gc.set_threshold(threshold)
+            # New ones are made, none is used again.
+            kept = [[{}, []] for _ in range(200)]
+            gc.set_threshold(gc.get_count()[0] + number)
             gc.enable()
             zfast.stats()
             gc.disable()

@@ -31,7 +31,7 @@ def server(scripted: Start) -> ScriptedServer:
 
 
 # The machine may be busy; what hangs at exit hangs for longer.
-QUICKLY = 2.0
+QUICKLY = 3.0
 
 PREAMBLE = """
 import asyncio, atexit, os, sys, threading, time

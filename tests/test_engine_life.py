@@ -280,6 +280,8 @@ def test_a_child_ends_well(server: ScriptedServer, tmp_path: Path, how: str) -> 
                     assert client.get("child") == b"child"
                 if number > 1:
                     threading.Thread(target=client.get, args=("stall-3",), daemon=True).start()
+                    while not client.stats()["in_flight"]:
+                        pass
                 {how}
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         assert client.get("parent") == b"parent"

@@ -87,12 +87,17 @@ def _start() -> Engine:
         max(1, setting("dial_threads") - _SPARE_THREADS),
     )
     _threads.clear()
-    for index in range(setting("dial_threads")):
-        thread = threading.Thread(
-            target=_serve_calls, args=(engine,), name=f"zfast-dial-{index}", daemon=True
-        )
-        thread.start()
-        _threads.append(thread)
+    try:
+        for index in range(setting("dial_threads")):
+            thread = threading.Thread(
+                target=_serve_calls, args=(engine,), name=f"zfast-dial-{index}", daemon=True
+            )
+            thread.start()
+            _threads.append(thread)
+    except BaseException:
+        # There are too many threads, or the interpreter is shutting down.
+        engine.stop()
+        raise
     return engine
 
 

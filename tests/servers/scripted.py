@@ -201,7 +201,7 @@ class ScriptedServer:
         self.wait_for(lambda: not any(connection.open for connection in closed))
         return len(closed)
 
-    def wait_for(self, predicate: Callable[[], bool], timeout: float = 10.0) -> None:
+    def wait_for(self, predicate: Callable[[], bool], timeout: float = 30.0) -> None:
         """Wait until `predicate` holds; it is asked again whenever the server's state changes.
 
         Raises
@@ -216,12 +216,12 @@ class ScriptedServer:
                     f"{len(self.open_connections)} connections open, errors: {self.errors}"
                 )
 
-    def wait_requests(self, count: int, timeout: float = 10.0) -> list[Request]:
+    def wait_requests(self, count: int, timeout: float = 30.0) -> list[Request]:
         """Wait until `count` requests have arrived; gives all that have."""
         self.wait_for(lambda: len(self.requests) >= count, timeout)
         return list(self.requests)
 
-    def wait_closed(self, timeout: float = 10.0) -> None:
+    def wait_closed(self, timeout: float = 30.0) -> None:
         """Wait until every connection accepted so far is closed."""
         self.wait_for(lambda: not self.open_connections, timeout)
 
