@@ -14,6 +14,7 @@ import itertools
 import logging
 import socket
 import ssl
+import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -63,6 +64,8 @@ _log = logging.getLogger("zfast")
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _POOLS = 1024
+# How long a dial waits for its turn at a pool that blocks; each retry waits again.
+_FULL_POOL_SECONDS = 0.5
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
@@ -343,8 +346,7 @@ def _dial(engine: Engine, origin_id: int) -> None:
     try:
         with runtime.fork_guard:
             pool = origin.pool()
-            # Never waits: a full blocking pool is asked again when the engine has less than it may.
-            connection = pool._get_conn(timeout=0)
+        connection = _connection_of(engine, origin, pool)
         used = not connection.is_closed
         _open(pool, connection, origin.scheme, origin.connections.connect_timeout)
         _lend(engine, origin_id, pool, connection, used)
@@ -355,7 +357,10 @@ def _dial(engine: Engine, origin_id: int) -> None:
             if connection is not None:
                 connection.close()
                 _put_back(pool, connection)
-            _make_room(engine, origin, error, number)
+            if number in _NO_DESCRIPTOR:
+                # Those that wait in pools for nothing in particular are worth less than this one.
+                with runtime.fork_guard:
+                    origin.connections.manager.clear()
         finally:
             # Whatever else goes wrong, the engine hears of it: a request waits for the answer.
             with contextlib.suppress(RuntimeError):
@@ -370,15 +375,19 @@ def _dial(engine: Engine, origin_id: int) -> None:
             raise
 
 
-def _make_room(engine: Engine, origin: _Origin, error: BaseException, number: int) -> None:
-    manager = origin.connections.manager
-    if number in _NO_DESCRIPTOR:
-        # Those that wait in pools for nothing in particular are worth less than this one.
-        with runtime.fork_guard:
-            manager.clear()
-    elif isinstance(error, EmptyPoolError):
+def _connection_of(engine: Engine, origin: _Origin, pool: Any) -> Any:
+    deadline = time.monotonic() + _FULL_POOL_SECONDS
+    while True:
+        try:
+            with runtime.fork_guard:
+                # Waits not here, where it would keep the process from forking.
+                return pool._get_conn(timeout=0)
+        except EmptyPoolError:
+            if time.monotonic() > deadline:
+                raise
         # What the pool has lent may only be idling with the engine, for another client of it.
         engine.release_idle([o.id for o in list(_origins.values()) if o.shares_pool_with(origin)])
+        time.sleep(0.01)
 
 
 def _lend(engine: Engine, origin_id: int, pool: Any, connection: Any, used: bool) -> None:
