@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import itertools
 import weakref
-from collections.abc import ItemsView, Iterable, Iterator, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from zfast.arrivals import Arrivals
 from zfast.collector import names_object
 from zfast.errors import ConnectionFailedError
 
@@ -144,6 +145,41 @@ class KeyMapping(MutableMapping[str, bytes]):
         """Values; many are read at once."""
         return _Values(self)
 
+    def getitems(
+        self, keys: Iterable[str], *, contexts: Mapping[str, Any] | None = None
+    ) -> Mapping[str, memoryview]:
+        """Read keys as one batch, whose values are there as they arrive.
+
+        Parameters
+        ----------
+        keys : iterable of str
+            Below the base URL.
+        contexts : mapping, optional
+            Of no effect: values are in the host's memory, whatever zarr 2 says is preferred.
+
+        Returns
+        -------
+        mapping of str to memoryview
+            Without the keys that are missing. Asking it for a key waits for that key.
+
+        Raises
+        ------
+        ZfastError
+            The first failure, by whatever waits for a key that has not arrived for it: this method
+            itself where there is but one.
+        """
+        client = self._open_client()
+        wanted = [key for key in keys if names_object(key)]
+        if len(wanted) > 1:
+            return Arrivals(client, wanted)
+        # Nothing could overlap: the calling thread sees to a single small read itself.
+        bodies = client.get_many([(key, None) for key in wanted])
+        return {
+            key: memoryview(body)
+            for key, body in zip(wanted, bodies, strict=True)
+            if body is not None
+        }
+
     def _pairs(self) -> Iterator[tuple[str, bytes]]:
         keys = iter(self)
         while now := list(itertools.islice(keys, _READ_AT_ONCE)):
@@ -177,6 +213,14 @@ class KeyMapping(MutableMapping[str, bytes]):
         client = self._open_client()
         named = [key for key in keys if names_object(key)]
         client._run(functools.partial(client._operations.delete_many, named))
+
+    def setitems(self, values: Mapping[str, Any]) -> None:
+        """Write keys as one batch."""
+        self._put_many(values.items())
+
+    def delitems(self, keys: Iterable[str]) -> None:
+        """Delete keys as one batch; silent where one is missing."""
+        self._delete_many(keys)
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._put_many([(key, value)])

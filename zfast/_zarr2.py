@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +21,7 @@ from zfast.errors import ListingError
 __all__ = ["FastStore"]
 
 _ASKED_AT_ONCE = 16
+_DOCUMENTS = {".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 
 
 class FastStore(KeyMapping, Store):
@@ -45,7 +45,8 @@ class FastStore(KeyMapping, Store):
 
     Notes
     -----
-    The chunks of one array read leave as one native batch. A missing key is a KeyError; every
+    The chunks of one array read leave as one native batch, and zarr decodes the first while the
+    others arrive. A missing key is a KeyError; every
     other failure is a `ZfastError`. Whatever lists or iterates needs the server's directory index
     pages and raises `ListingError` where it has none; arrays, groups and consolidated metadata
     open without.
@@ -73,41 +74,12 @@ class FastStore(KeyMapping, Store):
         # As zarr's own stores take it: of any dtype, and in the order that the chunk has.
         return ensure_contiguous_ndarray_or_bytes(value)
 
-    def getitems(self, keys: Iterable[str], *, contexts: Mapping[str, Any]) -> dict[str, Any]:
-        """Read keys as one batch.
-
-        Parameters
-        ----------
-        keys : iterable of str
-            Below the base URL.
-        contexts : mapping
-            Of no effect: values are in the host's memory, whatever is preferred.
-
-        Returns
-        -------
-        dict of str to memoryview
-            Without the keys that are missing.
-
-        Raises
-        ------
-        ZfastError
-            The first failure; the other reads are cancelled.
-        """
-        keys = list(keys)
-        bodies = self._open_client().get_many([(key, None) for key in keys])
-        return {
-            key: memoryview(body)
-            for key, body in zip(keys, bodies, strict=True)
-            if body is not None
-        }
-
-    def setitems(self, values: Mapping[str, Any]) -> None:
-        """Write keys as one batch."""
-        self._put_many(values.items())
-
-    def delitems(self, keys: Iterable[str]) -> None:
-        """Delete keys as one batch; silent where one is missing."""
-        self._delete_many(keys)
+    def __contains__(self, key: object) -> bool:
+        # zarr looks for arrays in all that it lists, its own documents too (".zgroup/.zarray").
+        # Below a file there is nothing, which servers say in many ways, Caddy by 400.
+        if isinstance(key, str) and any(part in _DOCUMENTS for part in key.split("/")[:-1]):
+            return False
+        return super().__contains__(key)
 
     def listdir(self, path: str = "") -> list[str]:
         """Names of what is directly below a path, sorted."""

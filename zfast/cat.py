@@ -86,7 +86,7 @@ def cat_ranges(
         raise ValueError(f"on_error is {on_error!r}, but has to be 'raise' or 'return'")
     count = len(urls)
     ranges = list(zip(_each(starts, count, "starts"), _each(ends, count, "ends"), strict=True))
-    connect_timeout, read_timeout = connections.timeouts(timeout)
+    limits = connections.time_limits(timeout)
     limit = setting("max_concurrency", max_concurrency)
     engine = runtime.current()
     if limit > engine.max_in_flight:
@@ -94,20 +94,19 @@ def cat_ranges(
     policy = policy_for(
         headers or {},
         retries,
-        read_timeout,
+        limits,
         limit,
         setting("missing_status", missing_status),
         keys_only=False,
     )
-    ours = connections.shared(pool_manager, ca_certs, connect_timeout)
+    ours = connections.shared(pool_manager, ca_certs, limits.connect)
     targets = _Targets(ours, engine)
     batch = Batch(engine, setting("deadline", deadline) or 0.0, fail_fast=on_error == "raise")
     authorized = "authorization" in (name.lower() for name in headers or ())
     for url, byte_range in zip(urls, ranges, strict=True):
         _add(batch, policy, targets, url, byte_range, authorized)
-    batch.submit()
     try:
-        batch.wait()
+        batch.run()
     finally:
         if pool_manager is not None:
             # There is no client that would give them back when it is closed.

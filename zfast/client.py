@@ -57,6 +57,12 @@ class Client:
         Requests of this client in flight at once; more than the process's limit raises that.
     missing_status : iterable of int, optional
         HTTP statuses that mean "there is no such key"; nothing else ever does.
+    index_cache_size : int, optional
+        Bytes of shard indexes that are kept.
+    coalesce_gap, coalesce_size : int, optional
+        Chunks of one shard at most so many bytes apart are one request, of at most so many bytes.
+    suffix_ranges : bool, optional
+        Whether the server knows ranges that are counted from the end.
 
     Raises
     ------
@@ -83,6 +89,10 @@ class Client:
         ca_certs: str | None = None,
         max_concurrency: int | None = None,
         missing_status: Iterable[int] | None = None,
+        index_cache_size: int | None = None,
+        coalesce_gap: int | None = None,
+        coalesce_size: int | None = None,
+        suffix_ranges: bool | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "headers": dict(headers) if headers else None,
@@ -93,23 +103,31 @@ class Client:
             "ca_certs": ca_certs,
             "max_concurrency": max_concurrency,
             "missing_status": tuple(missing_status) if missing_status is not None else None,
+            "index_cache_size": index_cache_size,
+            "coalesce_gap": coalesce_gap,
+            "coalesce_size": coalesce_size,
+            "suffix_ranges": suffix_ranges,
         }
         self._location = url if isinstance(url, HTTPLocation) else HTTPLocation(url)
         given = dict(headers or {})
         if self._location.authorization and "authorization" not in map(str.lower, given):
             given["Authorization"] = self._location.authorization
-        connect_timeout, read_timeout = connections.timeouts(timeout)
+        limits = connections.time_limits(timeout)
         self._deadline: float = setting("deadline", deadline) or 0.0
         self._max_concurrency: int = setting("max_concurrency", max_concurrency)
+        self._index_cache_size: int = setting("index_cache_size", index_cache_size)
+        self._coalesce_gap: int = setting("coalesce_gap", coalesce_gap)
+        self._coalesce_size: int = setting("coalesce_size", coalesce_size)
+        self._suffix_ranges: bool = setting("suffix_ranges", suffix_ranges)
         self._policy = policy_for(
             given,
             retries,
-            read_timeout,
+            limits,
             self._max_concurrency,
             setting("missing_status", self._options["missing_status"]),
             keys_only=True,
         )
-        self._connections = connections.shared(pool_manager, ca_certs, connect_timeout)
+        self._connections = connections.shared(pool_manager, ca_certs, limits.connect)
         self._operations = Operations(self._location, self._connections, self._policy)
         self._closed = False
 
@@ -415,8 +433,7 @@ class Client:
     def _run(self, operation: Callable[[NewBatch], Steps[T]]) -> T:
         course = self._begin(operation)
         while (batch := course.advance()) is not None:
-            batch.submit()
-            batch.wait()
+            batch.run()
         return course.result
 
     async def _run_async(self, operation: Callable[[NewBatch], Steps[T]]) -> T:

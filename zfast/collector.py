@@ -7,6 +7,7 @@ when its own bytes are there.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import AsyncGenerator, Iterable
 from typing import TYPE_CHECKING, Any
@@ -156,26 +157,40 @@ class Collector:
         return read
 
     async def as_completed(
-        self, items: Iterable[tuple[str, Any]]
+        self, items: Iterable[tuple[str, Any]], most: int | None = None
     ) -> AsyncGenerator[tuple[int, Body | None], None]:
         """Read keys or byte ranges of them; iterate over (index, body) in order of completion.
 
-        Closing the iterator cancels what is not complete, and so does a failure.
+        At most `most` of them are under way at once. Closing the iterator cancels what is not
+        complete, and so does a failure.
 
         Raises
         ------
+        ValueError
+            If `most` is less than 1.
         ZfastError
             The first failure.
         """
+        if most is not None and most < 1:
+            raise ValueError(f"{most} reads at once: it has to be at least 1")
         completed: asyncio.Queue[Any] = asyncio.Queue()
         places: dict[Any, int] = {}
-        try:
-            for key, byte_range in items:
+        waiting = iter(items)
+
+        def begin(count: int | None) -> None:
+            for key, byte_range in itertools.islice(waiting, count):
                 read = self.read(key, byte_range)
                 read.add_done_callback(completed.put_nowait)
                 places[read] = len(places)
-            for _ in places:
+
+        try:
+            begin(most)
+            arrived = 0
+            while arrived < len(places):
                 done = await completed.get()
+                arrived += 1
+                # At once, whether or not the caller comes back for more before long.
+                begin(1)
                 yield places[done], done.result()
         finally:
             for read in places:

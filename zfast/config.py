@@ -10,6 +10,7 @@ import difflib
 import math
 import numbers
 import operator
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
@@ -22,6 +23,7 @@ __all__ = ["SETTINGS", "Config", "Setting", "config", "setting", "source"]
 
 # Eleven days; in milliseconds it still fits the int that poll() takes.
 _LONGEST = 1_000_000.0
+_MOST_BYTES = 1 << 40
 # Statuses with a meaning of their own for a read: retried, changed object, range past the end.
 _NEVER_MISSING = frozenset({408, 412, 416, 429})
 
@@ -97,6 +99,20 @@ class _Flag:
 
 
 @dataclass(frozen=True)
+class _Choice:
+    values: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return " or ".join(map(repr, self.values))
+
+    def __call__(self, value: Any) -> str:
+        if not isinstance(value, str) or value.strip().lower() not in self.values:
+            raise ValueError
+        return value.strip().lower()
+
+
+@dataclass(frozen=True)
 class _Statuses:
     @property
     def allowed(self) -> str:
@@ -122,6 +138,8 @@ class Setting:
     unit: str
     meaning: str
     check: Check
+    # What the default is called where it differs from machine to machine.
+    default_is: str = ""
 
     @property
     def environment(self) -> str:
@@ -132,6 +150,13 @@ class Setting:
     def allowed(self) -> str:
         """What it may be, in words."""
         return self.check.allowed
+
+
+def _cores() -> int:
+    """Cores that this process may use, of which a container or a job may have few."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 _LIMIT = _Number(1e-3, optional=True)
@@ -154,10 +179,18 @@ SETTINGS: dict[str, Setting] = {
             _Integer(1, 256),
         ),
         Setting(
-            "dial_threads",
-            10,
+            "decode_threads",
+            _cores(),
             "threads",
-            "threads that open connections, all but two of them to one origin at most",
+            "threads that decompress chunks and put them in place",
+            _Integer(1, 256),
+            default_is="number of cores",
+        ),
+        Setting(
+            "dial_threads",
+            64,
+            "threads",
+            "most threads that open connections, all but two of them to one origin",
             _Integer(1, 256),
         ),
         Setting(
@@ -175,10 +208,17 @@ SETTINGS: dict[str, Setting] = {
             _LIMIT,
         ),
         Setting(
+            "first_byte_timeout",
+            60.0,
+            "s",
+            "longest wait for the first byte of a response",
+            _LIMIT,
+        ),
+        Setting(
             "read_timeout",
             60.0,
             "s",
-            "longest wait for the next byte of a response",
+            "longest wait for progress: the whole head, 4 KiB of a body, or its end",
             _LIMIT,
         ),
         Setting(
@@ -209,6 +249,21 @@ SETTINGS: dict[str, Setting] = {
             "most that is added at random to a wait between two attempts",
             _Number(0.0),
         ),
+        # Adaptive beyond that: late is what takes twice as long as 95 % of the answers of late.
+        Setting(
+            "hedge_budget",
+            0.05,
+            "of requests",
+            "share that may be sent a second time when the answer is late; 0 for none",
+            _Number(0.0, 1.0),
+        ),
+        Setting(
+            "hedge_floor",
+            0.02,
+            "s",
+            "an answer that takes no longer than this is never late",
+            _Number(0.0),
+        ),
         Setting(
             "max_redirects",
             10,
@@ -223,6 +278,22 @@ SETTINGS: dict[str, Setting] = {
             "how long an open connection waits for the next request "
             "before it goes back to its urllib3 pool",
             _Number(0.0),
+        ),
+        Setting(
+            "trust_env",
+            True,
+            "",
+            "whether proxies are taken from the environment (`HTTP_PROXY` and its kin), "
+            "as it is when a client is made",
+            _Flag(),
+        ),
+        Setting(
+            "tls",
+            "auto",
+            "",
+            "`auto` reads TLS sessions natively where that is possible, "
+            "`python` always by way of Python's ssl and so of the GIL",
+            _Choice(("auto", "python")),
         ),
         Setting(
             "max_head_size",
@@ -242,7 +313,53 @@ SETTINGS: dict[str, Setting] = {
             "pipeline",
             True,
             "",
-            "what FastStore takes for its argument of that name; of no effect so far",
+            "whether zarr reads and writes the arrays of a FastStore by zfast's codec pipeline",
+            _Flag(),
+        ),
+        Setting(
+            "index_cache_size",
+            16 * 1024 * 1024,
+            "bytes",
+            "shard indexes that a store keeps",
+            _Integer(0, _MOST_BYTES),
+        ),
+        # A gap costs the time its bytes take, and saves the time of a request. Much larger ones
+        # are slower than none where chunks are read here and there.
+        Setting(
+            "coalesce_gap",
+            32 * 1024,
+            "bytes",
+            "neighbouring ranges of one object at most so far apart are one request",
+            _Integer(0, _MOST_BYTES),
+        ),
+        Setting(
+            "coalesce_size",
+            1024 * 1024,
+            "bytes",
+            "ranges of one object share a request of at most so many bytes",
+            _Integer(1, _MOST_BYTES),
+        ),
+        # 64 MiB over 30 ms come with 104 MiB/s whole, and with 255, 486, 491, 359 and 295 in parts
+        # of 1, 2, 4, 8 and 16 MiB; over 100 ms with 33, and 95, 96, 140, 144 and 88.
+        Setting(
+            "split_threshold",
+            8 * 1024 * 1024,
+            "bytes",
+            "ranges of at least so many bytes go over several connections, if there are few",
+            _Integer(1, _MOST_BYTES),
+        ),
+        Setting(
+            "split_size",
+            4 * 1024 * 1024,
+            "bytes",
+            "what each of these connections gets; 0 for none",
+            _Integer(0, _MOST_BYTES),
+        ),
+        Setting(
+            "suffix_ranges",
+            True,
+            "",
+            "whether servers know ranges that are counted from the end; Azure's do not",
             _Flag(),
         ),
     )

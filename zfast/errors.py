@@ -19,6 +19,7 @@ __all__ = [
     "ChangedError",
     "ConfigurationError",
     "ConnectionFailedError",
+    "CorruptError",
     "DeadlineError",
     "ListingError",
     "MissingKeyError",
@@ -251,6 +252,10 @@ class ChangedError(ResponseError):
     """The object changed while it was read."""
 
 
+class CorruptError(ZfastError, ValueError):
+    """What is stored is not a chunk of this array: it cannot be decoded, or has another size."""
+
+
 class ListingError(ZfastError, OSError):
     """The server offers no listing of this directory."""
 
@@ -279,7 +284,8 @@ _BY_STATUS: dict[Status, tuple[type[ZfastError], str]] = {
     Status.TLS_FAILED: (ConnectionFailedError, "the TLS session failed"),
     Status.RESET: (ConnectionFailedError, "the connection was reset"),
     Status.TRUNCATED: (ConnectionFailedError, "the response was cut short"),
-    Status.READ_TIMEOUT: (DeadlineError, "nothing was received within read_timeout"),
+    Status.FIRST_BYTE_TIMEOUT: (DeadlineError, "no answer came within first_byte_timeout"),
+    Status.READ_TIMEOUT: (DeadlineError, "no progress was made within read_timeout"),
     Status.PROTOCOL: (ResponseError, "the response is not valid HTTP/1.1"),
     Status.HEAD_TOO_LARGE: (ResponseError, "the response head is larger than max_head_size"),
     Status.BAD_STATUS: (ResponseError, ""),
@@ -290,6 +296,7 @@ _BY_STATUS: dict[Status, tuple[type[ZfastError], str]] = {
     Status.CHANGED: (ChangedError, "the object changed while it was read"),
     Status.REDIRECT: (ResponseError, "the redirect cannot be followed"),
     Status.NO_MEMORY: (NoMemoryError, "no memory for the body"),
+    Status.CORRUPT: (CorruptError, "the stored chunk is corrupt"),
 }
 
 # HTTP statuses that mean more than "neither success nor missing". 404 is not among them: under

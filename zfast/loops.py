@@ -1,4 +1,8 @@
-"""Completions for asyncio: one descriptor wakes a loop for all its batches; nothing blocks it."""
+"""Completions for asyncio: one descriptor wakes a loop for all its batches; nothing blocks it.
+
+But for a moment: a loop whose reads come one at a time does the I/O of a small one itself, where
+the server is so near that waking other threads would take longer.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,12 @@ from zfast._core.engine import Engine
 
 __all__ = ["Hub", "hub", "wait"]
 
+# The longest that a loop is kept from its other tasks.
+_ATTENDED_SECONDS = 0.002
+# So many reads in a row that met no other; and of so many, one is left to the engine's threads, to
+# see whether it still meets none: while the loop itself is at a read, no other can begin.
+_ALONE, _LOOKED_AT = 4, 16
+
 
 class Hub:
     """What one event loop knows of its batches under way."""
@@ -22,6 +32,8 @@ class Hub:
         self.loop = weakref.ref(loop)
         self.waker = Waker(engine)
         self._under_way: dict[int, tuple[Batch, Callable[[int], None]]] = {}
+        self._alone = 0
+        self._had_turn = True
         # The loop's own reference is the lasting one: a closed loop lets go of its hub.
         loop.add_reader(self.waker.fileno(), self._on_readable)
 
@@ -32,12 +44,28 @@ class Hub:
 
     def submit(self, batch: Batch, handler: Callable[[int], None]) -> None:
         """Submit a batch; `handler` gets read indexes as they complete, -1 for the batch."""
+        self._alone = 0 if self._under_way else self._alone + 1
         self._under_way[batch.id] = batch, handler
         try:
             batch.submit()
         except BaseException:
             del self._under_way[batch.id]
             raise
+
+    def attends(self) -> float:
+        """For how many seconds the loop may attend to the batch that is submitted next."""
+        alone = self._alone >= _ALONE and self._alone % _LOOKED_AT != 0
+        return _ATTENDED_SECONDS if alone and self._had_turn and not self._under_way else 0.0
+
+    def attended(self, batch: Batch) -> None:
+        """Report a batch that the loop has attended to until it was complete."""
+        self._under_way.pop(batch.id)[1](-1)
+        # Whoever awaits it goes on at once. Before the next, the loop's other tasks have theirs.
+        self._had_turn = False
+        asyncio.get_running_loop().call_soon(self._on_turn)
+
+    def _on_turn(self) -> None:
+        self._had_turn = True
 
     def _on_readable(self) -> None:
         for batch_id, index in self.waker.completions():
@@ -72,31 +100,56 @@ def hub(engine: Engine) -> Hub:
     return found
 
 
-async def wait(hub: Hub, batch: Batch) -> None:
+class _Completion(asyncio.Future[None]):
+    """Done when its batch is complete, and not before.
+
+    Cancelling it cancels the batch: the task that awaits it gets its CancelledError when the engine
+    has let go of the memory, as `Task.cancel` has it for a future that does not end at once.
+    """
+
+    def __init__(self, batch: Batch, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._batch = batch
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        self._batch.cancel()
+        return False
+
+    def complete(self, _: int) -> None:
+        if not self.done():
+            self.set_result(None)
+
+
+async def wait(hub: Hub, batch: Batch, feed: Callable[[], None] | None = None) -> None:
     """Submit a batch and wait until it is complete.
 
-    A cancelled wait cancels the batch and ends when the engine has let go of its memory, which is
-    at once as people count.
+    `feed` adds to an open batch while the first of it is under way, and seals it; it may attend to
+    it as well. What it raises is raised here, once the batch has been cancelled and is complete. A
+    cancelled wait cancels the batch and ends when the engine has let go of its memory, which is at
+    once as people count.
     """
-    done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    cancelled: asyncio.CancelledError | None = None
-
-    def complete(_: int) -> None:
-        if not done.done():
-            done.set_result(None)
-
-    hub.submit(batch, complete)
+    done = _Completion(batch, asyncio.get_running_loop())
+    failed: BaseException | None = None
+    hub.submit(batch, done.complete)
     try:
-        while not done.done():
+        if feed is not None:
             try:
-                await asyncio.shield(done)
-            except asyncio.CancelledError as error:
-                cancelled = error
+                feed()
+            except Exception as error:
+                failed = error
                 batch.cancel()
+            finally:
+                # Whether `feed` has, and to the end.
+                if batch.attend(0.0):
+                    hub.attended(batch)
+        try:
+            await done
+        except asyncio.CancelledError as error:
+            failed = error
     finally:
         # Thrown away, as a coroutine is that nobody awaits to its end.
         if not done.done():
             batch.cancel()
-    if cancelled is not None:
+    if failed is not None:
         batch.discard()
-        raise cancelled
+        raise failed

@@ -12,8 +12,10 @@ from typing import Any, Literal, TypeVar
 from zfast import runtime
 from zfast._core.batch import Batch
 from zfast._core.buffers import Body
+from zfast._core.engine import Engine
 from zfast._core.http1 import parse_fields
 from zfast._core.policy import Policy
+from zfast._core.shard_indexes import ShardIndexes
 from zfast._core.types import Method, Status
 from zfast.connections import Connections
 from zfast.errors import ListingError, ZfastError, error_for
@@ -108,12 +110,30 @@ class Operations:
         self.connections = connections
         self.policy = policy
         self.ignores_ranges = False
+        self._indexes: ShardIndexes | None = None
         self._lists = False
 
     def origin(self) -> int:
         """The engine's number of the location's origin."""
         place = self.location
         return self.connections.origin(runtime.current(), place.scheme, place.host, place.port)
+
+    def shard_indexes(self, engine: Engine, limit: int, suffix_ranges: bool) -> ShardIndexes:
+        """The shard indexes that were read through this engine so far; see `ShardIndexes`."""
+        indexes = self._indexes
+        if indexes is None or indexes.engine is not engine:
+            indexes = self._indexes = ShardIndexes(engine, limit, suffix_ranges)
+        return indexes
+
+    def _change(self, batch: Batch, targets: Sequence[bytes]) -> Steps[None]:
+        # Afterwards no index of what was there before is known, nor being read; also where nobody
+        # waited for the end of it, since the server may have written all the same.
+        try:
+            yield batch
+        finally:
+            if self._indexes is not None:
+                for target in targets:
+                    self._indexes.forget(target)
 
     def error(
         self, batch: Batch, index: int, key: str, byte_range: Any = None, method: str = "GET"
@@ -222,18 +242,21 @@ class Operations:
         """False where `if_absent` kept one from being written."""
         batch = new_batch(fail_fast=True)
         origin = self.origin()
+        targets: list[bytes] = []
         for key, data in items:
             # Sent twice, a conditional PUT would find what it has written itself.
+            target = self.location.target(key)
+            targets.append(target)
             batch.add(
                 self.policy,
                 origin,
                 _PUT,
-                self.location.target(key),
+                target,
                 fields=b"If-None-Match: *\r\n" if if_absent else b"",
                 content=data,
                 repeatable=not if_absent,
             )
-        yield batch
+        yield from self._change(batch, targets)
         failed = first_failure(batch)
         if failed is None:
             return True
@@ -245,9 +268,10 @@ class Operations:
         """Silent where missing."""
         batch = new_batch(fail_fast=True)
         origin = self.origin()
-        for key in keys:
-            batch.add(self.policy, origin, _DELETE, self.location.target(key))
-        yield batch
+        targets = [self.location.target(key) for key in keys]
+        for target in targets:
+            batch.add(self.policy, origin, _DELETE, target)
+        yield from self._change(batch, targets)
         failed = first_failure(batch)
         if failed is not None:
             raise self.error(batch, failed, keys[failed], method="DELETE")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from zfast._core.policy import Policy
 from zfast._core.request_head import check_field_value, check_token
+from zfast.config import setting
 from zfast.connections import credential_fields, retry_numbers, retry_statuses
 from zfast.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from zfast.connections import Retries
+    from zfast.connections import Limits, Retries
 
 __all__ = ["field_lines", "policy_for"]
 
@@ -62,7 +63,7 @@ def field_lines(fields: Mapping[str, str]) -> bytes:
 def policy_for(
     headers: Mapping[str, str],
     retries: Retries,
-    read_timeout: float | None,
+    limits: Limits,
     max_concurrency: int,
     missing_status: Iterable[int],
     *,
@@ -82,7 +83,12 @@ def policy_for(
         missing_status,
         retry_statuses(retries),
         retry_numbers(retries),
-        read_timeout or 0.0,
+        limits.first_byte or 0.0,
+        limits.read or 0.0,
+        setting("split_threshold"),
+        setting("split_size"),
+        setting("hedge_budget"),
+        setting("hedge_floor"),
         max_concurrency,
         keys_only,
     )

@@ -36,6 +36,8 @@ class _Session:
         self.to_server = memoryview(b"")
         self.tls_reads = True
         self.near_reads = True
+        self.closed = False
+        self.failure: OSError | None = None
         # TLS may have to write in order to read, and the other way round.
         self.read_wants = selectors.EVENT_READ
         self.write_wants = selectors.EVENT_WRITE
@@ -97,22 +99,44 @@ class _Session:
                 except BlockingIOError:
                     return True
                 continue
+            if self.failure is not None:
+                raise self.failure
+            if self.closed:
+                self.ended()
+                return False
             if not self.tls_reads:
                 return True
+            self.to_engine = memoryview(self._received())
+            if not self.to_engine and self.failure is None and not self.closed:
+                return True
+
+    def _received(self) -> bytes:
+        """All that the session has now.
+
+        What came together is passed on together: the engine tells by it that something lies behind
+        a response.
+        """
+        received = bytearray()
+        while len(received) < _BLOCK:
             try:
                 block = self.tls.recv(_BLOCK)
             except ssl.SSLWantReadError:
                 self.read_wants = selectors.EVENT_READ
-                return True
+                break
             except ssl.SSLWantWriteError:
                 self.read_wants = selectors.EVENT_WRITE
-                return True
+                break
             except ssl.SSLZeroReturnError:
-                block = b""
+                self.closed = True
+                break
+            except OSError as error:
+                self.failure = error
+                break
             if not block:
-                self.ended()
-                return False
-            self.to_engine = memoryview(block)
+                self.closed = True
+                break
+            received += block
+        return bytes(received)
 
 
 class Relay:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from zfast._core.buffers import after_fork, before_fork
 from zfast._core.engine import Engine
 from zfast._core.policy import after_fork_in_child
 from zfast.config import setting
@@ -29,8 +28,14 @@ _RESERVED_DESCRIPTORS = 32
 _JOIN_SECONDS = 0.5
 # Of the dialling threads: for all the others while one origin does not answer.
 _SPARE_THREADS = 2
+# Enough where a connection opens at once. Where that takes a round trip that one feels, 64 of them
+# by ten threads take seven, and by as many threads one.
+_FIRST_THREADS = 10
+_FAR_SECONDS = 0.005
 
 _engine: Engine | None = None
+# The engine that exit has ended.
+_ended: Engine | None = None
 _threads: list[threading.Thread] = []
 _serve: Callable[[Engine, str, int, int], None] | None = None
 _forgets: list[Callable[[], None]] = []
@@ -62,6 +67,10 @@ def current() -> Engine:
     engine = _engine
     if engine is not None and not engine.stopped:
         return engine
+    if _ended is not None and threading.current_thread() is not threading.main_thread():
+        # What is submitted to it never completes, and whoever waits ends with the process. An
+        # event loop is not held up by that: its owner may want to close it yet.
+        return _ended
     with _lock:
         if _engine is None or _engine.stopped:
             _engine = _start()
@@ -85,15 +94,12 @@ def _start() -> Engine:
         setting("idle_timeout"),
         setting("max_head_size"),
         max(1, setting("dial_threads") - _SPARE_THREADS),
+        setting("decode_threads"),
     )
     _threads.clear()
     try:
-        for index in range(setting("dial_threads")):
-            thread = threading.Thread(
-                target=_serve_calls, args=(engine,), name=f"zfast-dial-{index}", daemon=True
-            )
-            thread.start()
-            _threads.append(thread)
+        most = setting("dial_threads")
+        _add_threads(engine, min(_FIRST_THREADS, most), most)
     except BaseException:
         # There are too many threads, or the interpreter is shutting down.
         engine.stop()
@@ -101,9 +107,34 @@ def _start() -> Engine:
     return engine
 
 
-def _serve_calls(engine: Engine) -> None:
+def _add_threads(engine: Engine, wanted: int, most: int) -> None:
+    while len(_threads) < min(wanted, most):
+        thread = threading.Thread(
+            target=_serve_calls,
+            args=(engine, most),
+            name=f"zfast-dial-{len(_threads)}",
+            daemon=True,
+        )
+        thread.start()
+        _threads.append(thread)
+
+
+def _serve_calls(engine: Engine, most: int) -> None:
     while (call := engine.next_call()) is not None:
+        began = time.monotonic()
         _answer(engine, call)
+        if call[0] != "dial" or time.monotonic() - began < _FAR_SECONDS or len(_threads) >= most:
+            continue
+        # Who has the lock starts an engine, forks, or ends: nothing to wait for, least of all exit.
+        if _lock.acquire(blocking=False):
+            try:
+                if engine is _engine and not engine.stopped:
+                    _add_threads(engine, engine.snapshot()["dialling"] + _SPARE_THREADS, most)
+            except RuntimeError:
+                # No more threads can be started: those that there are will do.
+                pass
+            finally:
+                _lock.release()
 
 
 def _answer(engine: Engine, call: tuple[str, int, int]) -> None:
@@ -115,10 +146,11 @@ def _answer(engine: Engine, call: tuple[str, int, int]) -> None:
 
 
 def _stop() -> None:
-    global _engine
+    global _engine, _ended
     # For good: who asks for an engine from here on is a daemon thread, and ends with the process.
     _lock.acquire()
-    engine, _engine = _engine, None
+    _ended = engine = _engine
+    _engine = None
     if engine is None:
         return
     engine.stop(exiting=True)
@@ -133,18 +165,15 @@ def _stop() -> None:
 def _before_fork() -> None:
     _lock.acquire()
     fork_guard.acquire()
-    before_fork()
 
 
 def _after_fork_in_parent() -> None:
-    after_fork()
     fork_guard.release()
     _lock.release()
 
 
 def _after_fork_in_child() -> None:
     global _engine
-    after_fork()
     engine, _engine = _engine, None
     if engine is not None:
         engine.abandon()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import ssl
 import sys
 from typing import Any
 
 import zarr
 
 from zfast import connections, runtime
+from zfast._core import codecs
 from zfast._core.policy import process_counters
 from zfast.config import SETTINGS, setting, source
 
@@ -24,12 +26,17 @@ def stats() -> dict[str, Any]:
         ``batches`` (handed to the engine), ``requests`` (HTTP exchanges begun), ``reads``
         (operations completed), ``missing``, ``failed``, ``bytes_received``, ``bytes_sent``,
         ``retries``, ``stale_retries`` (free ones: an idle connection had been closed),
-        ``redirects``, ``resumed``; ``first_byte`` and ``transfer``, histograms whose element b
+        ``redirects``, ``resumed``, ``split`` (reads over several
+        connections), ``hedges`` (requests sent a second time because their answer
+        was late), ``hedge_wins`` (of which the second answer came first), ``throttled`` (answers
+        429 and 503); ``first_byte`` and ``transfer``, histograms whose element b
         counts times below 2**b µs that no earlier element counts; ``connections_reused``, requests
         on a connection that had carried another, and ``connections_opened``, of a client the
-        requests that were the first on theirs; ``fallback_reads``, served by way of Python's ssl.
+        requests that were the first on theirs; ``fallback_reads``, served by way of Python's ssl;
+        ``fallback_chunks``, read by zarr's own codec pipeline.
         Of the process also ``connections_pooled`` (those that came open out of a urllib3 pool),
-        ``connections_closed``, ``connections_through_python``, and of this moment ``in_flight``,
+        ``connections_closed``, ``connections_through_python``, ``batches_attended`` (small ones,
+        whose I/O the thread did that waited for them), and of this moment ``in_flight``,
         ``connections``, ``dialling``, ``delayed`` and their limits.
     """
     numbers = process_counters()
@@ -86,9 +93,33 @@ def _parts() -> dict[str, str]:
     return {
         "engine": f"native, {state}",
         "http": "native",
-        "tls": "Python's ssl, with the GIL",
-        "codecs": "zarr's own",
+        "tls": _tls(),
+        "codec pipeline": _codec_pipeline(),
+        "codecs": _codecs(),
         "connections": f"urllib3 {connections.urllib3_version}",
         "zarr": zarr.__version__,
         "python": f"{sys.version.split()[0]}, process {os.getpid()}",
     }
+
+
+def _tls() -> str:
+    """How sessions go from here on; some may go through Python all the same."""
+    why = connections.tls_fallback()
+    if why:
+        return f"Python's ssl, with the GIL: {why}"
+    return f"native, {ssl.OPENSSL_VERSION} of Python's ssl"
+
+
+def _codec_pipeline() -> str:
+    """What zarr opens arrays with, from here on."""
+    # zarr 2 has neither pipelines nor a configuration.
+    config = getattr(zarr, "config", None)
+    return "none" if config is None else str(config.get("codec_pipeline.path"))
+
+
+def _codecs() -> str:
+    """The native decoders by where they are from; what has none is decoded by zarr."""
+    names: dict[str, list[str]] = {}
+    for name, origin in sorted(codecs.sources().items()):
+        names.setdefault(origin, []).append(name)
+    return "; ".join(f"{', '.join(names[origin])}: {origin}" for origin in sorted(names))

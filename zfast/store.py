@@ -9,6 +9,7 @@ import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
@@ -19,7 +20,8 @@ from zfast._mapping import KeyMapping
 from zfast.client import Client
 from zfast.collector import Collector, names_object
 from zfast.config import setting
-from zfast.errors import ZfastError, error_for
+from zfast.errors import MissingKeyError, ZfastError, error_for
+from zfast.pipeline import choose_pipeline
 from zfast.planner import bounds, span
 
 if TYPE_CHECKING:
@@ -50,9 +52,10 @@ class FastStore(Store, KeyMapping):
     read_only : bool
         Whether writing raises; a store that is not sends PUT and DELETE.
     pipeline : bool, optional
-        Whether arrays are to be read by the fast codec pipeline where that is available; the
-        setting ``pipeline`` if not given. Until there is one, it is kept with the configuration
-        and changes nothing: zarr's own pipeline reads all arrays.
+        Whether zarr reads and writes the store's arrays by `zfast.pipeline.FastCodecPipeline`; the
+        setting ``pipeline`` if not given. The first store that does makes it zarr's pipeline for
+        the process, unless ``zarr.config`` names another one than zarr's default. Arrays on other
+        stores are read and written as before.
     **options
         Those of `zfast.Client`.
 
@@ -91,6 +94,9 @@ class FastStore(Store, KeyMapping):
         Store.__init__(self, read_only=read_only)
         KeyMapping._set_up(self, client, read_only, pipeline)
         self._collector = Collector(client)
+        # Here, so that a store that comes out of a pickle is as fast in a process of its own.
+        if pipeline:
+            choose_pipeline()
 
     __eq__ = KeyMapping.__eq__
     __hash__ = KeyMapping.__hash__
@@ -220,7 +226,8 @@ class FastStore(Store, KeyMapping):
         prototype : BufferPrototype
             Of the buffers.
         max_concurrency : int, optional
-            Of no effect: what limits requests is zfast's own setting of that name.
+            Most requests of this call that are under way at once; without it zfast's own setting of
+            that name is the limit, for all calls together.
         max_gap_bytes, max_coalesced_bytes : int
             Ranges at most so far apart become one request of at most so many bytes.
 
@@ -235,13 +242,14 @@ class FastStore(Store, KeyMapping):
             Of one MissingKeyError if the key is missing, else of the first failure.
         """
         self._use()
-        groups = _coalesced(byte_ranges, max_gap_bytes, max_coalesced_bytes)
-        items = [(key, wanted) for wanted, _ in groups]
         try:
-            async with aclosing(self._collector.as_completed(items)) as completed:
+            groups = _coalesced(byte_ranges, max_gap_bytes, max_coalesced_bytes)
+            items = [(key, wanted) for wanted, _ in groups]
+            reads = self._collector.as_completed(items, max_concurrency)
+            async with aclosing(reads) as completed:
                 async for index, body in completed:
                     yield self._parts(prototype, key, byte_ranges, groups[index], body)
-        except ZfastError as error:
+        except (ZfastError, ValueError) as error:
             raise BaseExceptionGroup(_GROUPED, [error]) from None
 
     def get_ranges_sync(
@@ -253,17 +261,23 @@ class FastStore(Store, KeyMapping):
         max_gap_bytes: int = 1 << 20,
         max_coalesced_bytes: int = 16 << 20,
     ) -> _Indexed:
-        """Read byte ranges of one key without an event loop; see `get_ranges`."""
+        """Read byte ranges of one key without an event loop, as one batch.
+
+        As `get_ranges`, but for a failure other than a missing key: as with zarr's own, that is
+        raised as it is.
+        """
         client = self._use()
         groups = _coalesced(byte_ranges, max_gap_bytes, max_coalesced_bytes)
-        try:
+        bodies: Sequence[Body | None] = [None] * len(groups)
+        if names_object(key):
             bodies = client.get_ranges(key, [wanted for wanted, _ in groups])
+        try:
             return [
                 part
                 for group, body in zip(groups, bodies, strict=True)
                 for part in self._parts(prototype, key, byte_ranges, group, body)
             ]
-        except ZfastError as error:
+        except MissingKeyError as error:
             raise BaseExceptionGroup(_GROUPED, [error]) from None
 
     def _parts(
@@ -454,7 +468,7 @@ def _coalesced(
         else:
             groups.append((wanted, [index]))
     first, past, members = 0, 0, list[int]()
-    for start, end, index in sorted(bounded):
+    for start, end, index in sorted(bounded, key=itemgetter(0)):
         if members and start - past <= max_gap and max(past, end) - first <= max_size:
             past = max(past, end)
             members.append(index)

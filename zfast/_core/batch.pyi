@@ -38,6 +38,8 @@ class Batch:
         The waker is told of each read too.
     fail_fast : bool
         The first failure cancels what is not complete yet.
+    open : bool
+        More may be added after `submit`, until it is sealed; it is not complete before.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Batch:
         waker: Waker | None = None,
         each: bool = False,
         fail_fast: bool = False,
+        open: bool = False,
     ) -> None: ...
     @property
     def id(self) -> int: ...
@@ -97,6 +100,26 @@ class Batch:
 
     def submit(self) -> None:
         """Hand the batch to the engine."""
+
+    def run(self) -> None:
+        """Submit the batch and `wait` for it; a small one is seen to by the calling thread."""
+
+    def attend(self, seconds: float) -> bool:
+        """Do the I/O of the batch here, without the GIL, if it was admitted to that.
+
+        A small batch to a near server is, where nobody else waits: then no other thread has to
+        wake up for it. What is not done in time goes on in the engine's threads.
+
+        Parameters
+        ----------
+        seconds : float
+            The longest time to do so.
+
+        Returns
+        -------
+        bool
+            Whether the batch is complete; its waker was not told of it then.
+        """
 
     def cancel(self, index: int = -1) -> None:
         """End one read (or all, with -1) as CANCELLED, unless it is complete."""

@@ -19,7 +19,6 @@ from posix.unistd cimport close, getpid
 
 from zfast._core.buffers cimport Body, Pin, arena_free, arena_new, body_over, pin, slab_release
 from zfast._core.engine cimport Engine
-from zfast._core.exchange cimport Request
 from zfast._core.extern.pthread cimport (
     pthread_cond_destroy,
     pthread_cond_init,
@@ -29,17 +28,12 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_unlock,
 )
 from zfast._core.extern.sockets cimport MSG_DONTWAIT, recv
+from zfast._core.finishing cimport scheduler_cancel
 from zfast._core.policy cimport Policy
-from zfast._core.scheduler cimport (
-    BatchState,
-    Notices,
-    Origin,
-    Origin_ptr,
-    Scheduler,
-    monotonic,
-    scheduler_submit,
-)
-from zfast._core.settlement cimport scheduler_cancel
+from zfast._core.reactor cimport reactor_attend
+from zfast._core.request cimport Request
+from zfast._core.scheduler cimport scheduler_admit, scheduler_submit
+from zfast._core.state cimport BatchState, Notices, Origin, Origin_ptr, Scheduler, monotonic
 from zfast._core.types cimport (
     METHOD_GET,
     STATUS_CANCELLED,
@@ -63,10 +57,6 @@ cdef class Waker:
 
     Watch `fileno()` for reading and call `completions()` when it is readable.
     """
-
-    cdef Notices* notices
-    cdef int fd
-    cdef Engine engine
 
     def __cinit__(self, Engine engine):
         ours, theirs = socket.socketpair()
@@ -142,18 +132,12 @@ cdef class Batch:
         The waker is told of each read too.
     fail_fast : bool
         The first failure cancels what is not complete yet.
+    open : bool
+        More may be added after `submit`, until it is sealed; it is not complete before.
     """
 
-    cdef BatchState* state
-    cdef Engine engine
-    cdef list pins
-    cdef dict policies
-    cdef double seconds
-    cdef readonly long long id
-    cdef object __weakref__
-
     def __cinit__(self, Engine engine, double deadline=0, Waker waker=None, bint each=False,
-                  bint fail_fast=False):
+                  bint fail_fast=False, bint open=False):
         self.engine = engine
         self.id = next(_ids)
         self.pins = []
@@ -168,6 +152,11 @@ cdef class Batch:
         self.state.fail_fast = fail_fast
         self.state.failed = False
         self.state.submitted = self.state.done = False
+        self.state.open = open
+        self.state.attended = False
+        self.met = False
+        self.state.cancelled = STATUS_OK
+        self.state.entered = 0
         self.state.notices = NULL
         pthread_cond_init(&self.state.completed, NULL)
         if waker is not None:
@@ -255,7 +244,7 @@ cdef class Batch:
         request.wanted.kind = <RangeKind>kind
         request.wanted.start = start
         request.wanted.end = end
-        request.object_size = -1
+        request.object_size = request.expected = request.whole = -1
         request.measured = pinned is None
         request.keep_head = keep_head
         request.repeatable = repeatable and (policy.profile.retry.methods >> method) & 1
@@ -271,6 +260,14 @@ cdef class Batch:
 
     def submit(self):
         """Hand the batch to the engine."""
+        self._submit(False)
+
+    def run(self):
+        """Submit the batch and `wait` for it; a small one is seen to by the calling thread."""
+        self._submit(True)
+        self.wait()
+
+    cdef _submit(self, bint attends):
         cdef double now = monotonic()
         self.engine.ensure_usable()
         if self.state.submitted:
@@ -280,6 +277,11 @@ cdef class Batch:
         self.engine.reap()
         self.engine.live[self.id] = self
         pthread_mutex_lock(&self.engine.scheduler.lock)
+        if attends and self.state.requests.size():
+            scheduler_admit(
+                self.engine.scheduler, self.state, <Origin*>self.state.requests.front().origin,
+                self.state.requests.size(),
+            )
         scheduler_submit(self.engine.scheduler, self.state, now)
         pthread_mutex_unlock(&self.engine.scheduler.lock)
 
@@ -308,17 +310,59 @@ cdef class Batch:
         arena_free(self.state.arena)
         self.state.arena = NULL
 
+    def attend(self, double seconds):
+        """Do the I/O of the batch here, without the GIL, if it was admitted to that.
+
+        A small batch to a near server is, where nobody else waits: then no other thread has to
+        wake up for it. What is not done in time goes on in the engine's threads.
+
+        Parameters
+        ----------
+        seconds : float
+            The longest time to do so.
+
+        Returns
+        -------
+        bool
+            Whether the batch is complete; its waker was not told of it then.
+        """
+        if self.state.attended:
+            with nogil:
+                self.attend_to(seconds)
+        if self.met:
+            self.engine.reap()
+        return self.met
+
+    cdef void attend_to(self, double seconds) noexcept nogil:
+        self.met = reactor_attend(
+            self.engine.guest, self.engine.guest_decoder, self.state, monotonic() + seconds
+        )
+
     def wait(self):
         """Wait, without the GIL, until every read is complete.
 
         A signal is served while waiting; when its handler raises (Ctrl-C), the batch is cancelled,
         its memory let go of, and the exception goes on.
         """
-        cdef bint serves_signals = threading.current_thread() is threading.main_thread()
-        cdef bint done = False
         if not self.state.submitted or self.engine.pid != getpid():
             raise RuntimeError("the batch was not submitted in this process")
-        if not serves_signals:
+        try:
+            if self.attend(SIGNAL_CHECK_NANOSECONDS * 1e-9):
+                return
+            self._wait()
+        except BaseException:
+            # A signal's handler raised, at whatever it was that looked.
+            self.cancel()
+            with nogil:
+                _wait_until_done(self.engine.scheduler, self.state)
+            self.engine.reap()
+            self.discard()
+            raise
+        self.engine.reap()
+
+    cdef _wait(self):
+        cdef bint done = False
+        if threading.current_thread() is not threading.main_thread():
             with nogil:
                 _wait_until_done(self.engine.scheduler, self.state)
             done = True
@@ -326,17 +370,7 @@ cdef class Batch:
             with nogil:
                 done = _wait_a_while(self.engine.scheduler, self.state)
             if not done:
-                try:
-                    PyErr_CheckSignals()
-                except BaseException:
-                    self.cancel()
-                    with nogil:
-                        while not _wait_a_while(self.engine.scheduler, self.state):
-                            pass
-                    self.engine.reap()
-                    self.discard()
-                    raise
-        self.engine.reap()
+                PyErr_CheckSignals()
 
     @property
     def done(self):

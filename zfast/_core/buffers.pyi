@@ -26,12 +26,6 @@ class Pin:
 def spare_memory() -> int:
     """Bytes that are kept for the next bodies; at most 64 MiB, and none after a while of rest."""
 
-def before_fork() -> None:
-    """Hold this module's lock, so that a child finds what it guards whole."""
-
-def after_fork() -> None:
-    """Let go of what `before_fork` holds, in parent and child alike."""
-
 def arena_addresses(sizes: list[int]) -> list[tuple[int, int, Any]]:
     """Take bodies of the given sizes from one arena; for tests of sharing and alignment.
 

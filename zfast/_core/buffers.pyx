@@ -19,6 +19,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memmove
 
 from zfast._core.extern.pthread cimport (
+    pthread_atfork,
     pthread_mutex_destroy,
     pthread_mutex_init,
     pthread_mutex_lock,
@@ -152,15 +153,18 @@ def spare_memory():
     return _spare_size
 
 
-def before_fork():
-    """Hold this module's lock, so that a child finds what it guards whole."""
-    with nogil:
-        pthread_mutex_lock(&_spare_lock)
+cdef void _before_fork() noexcept nogil:
+    pthread_mutex_lock(&_spare_lock)
 
 
-def after_fork():
-    """Let go of what `before_fork` holds, in parent and child alike."""
+cdef void _after_fork() noexcept nogil:
     pthread_mutex_unlock(&_spare_lock)
+
+
+# A child finds whole what the lock guards. Not by `os.register_at_fork`: between its calls other
+# Python threads run, and would wait for the lock with the GIL that the fork needs.
+if pthread_atfork(_before_fork, _after_fork, _after_fork):
+    raise MemoryError("there is no memory to prepare for forks")
 
 
 cdef Slab* slab_new(size_t size) noexcept nogil:

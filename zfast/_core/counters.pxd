@@ -12,12 +12,17 @@ cdef struct Counters:
     unsigned long long connections_opened  # requests that were the first on their connection
     unsigned long long connections_reused  # requests on a connection that had carried another
     unsigned long long fallback_reads   # reads served by way of Python's ssl
+    unsigned long long fallback_chunks  # chunks read by zarr's own codec pipeline
     unsigned long long bytes_received   # wanted body bytes
     unsigned long long bytes_sent       # content of PUTs
     unsigned long long retries
     unsigned long long stale_retries    # free ones: an idle connection had been closed
     unsigned long long redirects
     unsigned long long resumed          # bodies continued from the byte reached
+    unsigned long long split            # reads of several requests each
+    unsigned long long hedges           # requests sent a second time because the answer was late
+    unsigned long long hedge_wins       # ... of which the second answer came first
+    unsigned long long throttled        # answers 429 and 503
     unsigned long long first_byte[HISTOGRAM_BUCKETS]
     unsigned long long transfer[HISTOGRAM_BUCKETS]
 

@@ -17,6 +17,8 @@ class Engine:
         Bytes that a response head may have.
     max_dials_of_one : int
         Connections to one origin that are being opened at once.
+    decode_threads : int
+        Threads that decode chunks; they start with the first array read.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class Engine:
         idle_timeout: float,
         max_head: int,
         max_dials_of_one: int,
+        decode_threads: int,
     ) -> None: ...
     @property
     def stopped(self) -> bool: ...
@@ -68,7 +71,16 @@ class Engine:
             None when the engine has stopped.
         """
 
-    def adopt(self, lease_id: int, origin_id: int, fd: int, used: bool, clean_end: bool) -> None:
+    def adopt(
+        self,
+        lease_id: int,
+        origin_id: int,
+        fd: int,
+        used: bool,
+        clean_end: bool,
+        session: int = 0,
+        address: int = 0,
+    ) -> None:
         """Take over an open connection that answers a "dial".
 
         Parameters
@@ -82,7 +94,12 @@ class Engine:
         used : bool
             It came out of its pool and may have been closed by the server meanwhile.
         clean_end : bool
-            The end of its stream can be believed (false for TLS until close_notify was seen).
+            The end of its stream can be believed (false for TLS by way of Python, until
+            close_notify was seen).
+        session : int
+            The address of its TLS session, see `zfast._core.tls.session_of`; 0 for none.
+        address : int
+            Tells the addresses of the host apart, where it has several; 0 for the only one.
         """
 
     def believe_end(self, lease_id: int) -> None:

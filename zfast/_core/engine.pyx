@@ -1,19 +1,21 @@
 """The process's engine: starts and ends the I/O threads, and is the way in and out of them.
 
 What needs Python (dialling, closing, a redirect elsewhere) is put into a queue of calls, which
-`connections.py` serves.
+`connections` serves.
 """
 
 import os
 import socket
 
+from libc.errno cimport ENOMEM
 from libc.stdlib cimport free, malloc
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 from posix.signal cimport sigfillset, sigset_t
-from posix.unistd cimport close, getpid
+from posix.unistd cimport close, getpid, usleep
 
-from zfast._core.exchange cimport PHASE_IDLE, Request
+from zfast._core.codecs cimport decoder_free, decoder_new
+from zfast._core.decoding cimport DecodeThread, decoding_run
 from zfast._core.extern.pthread cimport (
     SIG_BLOCK,
     SIG_SETMASK,
@@ -31,20 +33,25 @@ from zfast._core.extern.pthread cimport (
     pthread_sigmask,
 )
 from zfast._core.extern.sockets cimport POLLIN, pollfd
+from zfast._core.finishing cimport scheduler_cancel, scheduler_finish
+from zfast._core.leases cimport lease_drop_twin, lease_lose, lease_new, lease_retire
 from zfast._core.reactor cimport (
     SCRATCH_SIZE,
     Thread,
-    reactor_forget_retired,
+    reactor_let_go,
     reactor_run,
     reactor_take_inbox,
 )
-from zfast._core.scheduler cimport (
+from zfast._core.redirects cimport scheduler_redirected
+from zfast._core.request cimport Request
+from zfast._core.scheduler cimport scheduler_adopt, scheduler_dispatch, scheduler_left
+from zfast._core.settlement cimport scheduler_dial_failed
+from zfast._core.state cimport (
     CALL_CLOSE,
     CALL_DIAL,
     CALL_REDIRECT,
     CALL_RELEASE,
     NOBODY,
-    Assignment,
     BatchState,
     Call,
     Lease,
@@ -52,19 +59,11 @@ from zfast._core.scheduler cimport (
     Scheduler,
     Worker,
     monotonic,
-    scheduler_adopt,
-    scheduler_dispatch,
-    scheduler_left,
-    scheduler_lose,
-    scheduler_retire,
+    origin_has_waiting,
+    origin_new,
     wake,
 )
-from zfast._core.settlement cimport (
-    scheduler_cancel,
-    scheduler_dial_failed,
-    scheduler_finish,
-    scheduler_redirected,
-)
+from zfast._core.tls cimport transport_over_session
 from zfast._core.transport cimport transport_over_socket
 from zfast._core.types cimport STATUS_CLOSED, Status
 
@@ -93,6 +92,18 @@ cdef void _dial_ended(Scheduler* s, Origin* origin) noexcept nogil:
         pthread_cond_signal(&s.calls_waiting)
 
 
+cdef void _see_guest_out(Scheduler* s) noexcept nogil:
+    # It goes at once. One that is still on its way finds the doors closed, if it ever comes: it may
+    # be a daemon thread that the exiting interpreter has frozen.
+    cdef bint here = True
+    while here:
+        pthread_mutex_lock(&s.lock)
+        here = s.guest_is_here
+        pthread_mutex_unlock(&s.lock)
+        if here:
+            usleep(100)
+
+
 # --------------------------------------------------------------------------------- the Python face
 
 
@@ -113,6 +124,8 @@ cdef class Engine:
         Bytes that a response head may have.
     max_dials_of_one : int
         Connections to one origin that are being opened at once.
+    decode_threads : int
+        Threads that decode chunks; they start with the first array read.
     """
 
     def __dealloc__(self):
@@ -120,54 +133,69 @@ cdef class Engine:
             return
         for thread in self.threads:
             del thread
+        del self.guest
+        decoder_free(self.guest_decoder)
         for worker in self.scheduler.workers:
             del worker
         for entry in self.scheduler.origins:
             del entry.second
         pthread_cond_destroy(&self.scheduler.calls_waiting)
+        pthread_cond_destroy(&self.scheduler.jobs_waiting)
         pthread_mutex_destroy(&self.scheduler.lock)
         del self.scheduler
 
     def __cinit__(
         self, int io_threads, int max_in_flight, int max_leases, double idle_timeout,
-        size_t max_head, int max_dials_of_one,
+        size_t max_head, int max_dials_of_one, int decode_threads,
     ):
         cdef Scheduler* s = new Scheduler()
         self.scheduler = s
         self.max_head = max_head
+        self.max_decode_threads = decode_threads
         self.stopped = False
         self.pid = getpid()
         self.live = {}
         pthread_mutex_init(&s.lock, NULL)
         pthread_cond_init(&s.calls_waiting, NULL)
+        pthread_cond_init(&s.jobs_waiting, NULL)
+        s.backlog = 0
+        s.decoding_ends = False
         s.in_flight = s.leases = s.dialling = s.leaving = 0
         s.max_in_flight = max_in_flight
         s.max_leases = s.allowed_leases = max_leases
         s.restore_after = 0
         s.max_dials_of_one = max_dials_of_one
-        s.next_deadline = 0
+        s.next_deadline = s.next_idle = 0
+        s.adopted = NULL
+        s.idle_timeout = idle_timeout
         s.dice = int.from_bytes(os.urandom(8), "little") | 1
         s.connections_opened = s.connections_pooled = s.connections_closed = 0
-        s.stopping = s.exiting = False
+        s.batches_attended = 0
+        s.stopping = s.exiting = s.guest_is_here = s.guest_is_expected = False
+        s.guest = io_threads
         for index in range(io_threads):
-            self._add_thread(index, idle_timeout)
+            self.threads.push_back(self._new_thread(index))
+        self.guest = self._new_thread(io_threads)
+        self.guest_decoder = decoder_new()
+        if self.guest_decoder == NULL:
+            raise MemoryError("no memory for a decoder")
         self._start()
 
-    cdef _add_thread(self, int index, double idle_timeout):
+    cdef Thread* _new_thread(self, int index) except NULL:
         cdef Worker* worker
         cdef Thread* thread
         cdef pollfd waking
         ours, theirs = socket.socketpair()
         worker = new Worker()
         worker.woken = worker.scan = worker.forget = False
-        worker.leases = 0
+        worker.load = 0
         worker.wake_fd = theirs.detach()
         self.scheduler.workers.push_back(worker)
         thread = new Thread()
         thread.scheduler = self.scheduler
         thread.index = index
         thread.wake_fd = ours.detach()
-        thread.idle_timeout = idle_timeout
+        thread.next_check = thread.next_tick = 0
         thread.scratch = <char*>malloc(SCRATCH_SIZE)
         if thread.scratch == NULL:
             raise MemoryError("no memory for the engine's scratch")
@@ -175,9 +203,9 @@ cdef class Engine:
         waking.events = POLLIN
         waking.revents = 0
         thread.polled.push_back(waking)
-        self.threads.push_back(thread)
         self.descriptors.push_back(worker.wake_fd)
         self.descriptors.push_back(thread.wake_fd)
+        return thread
 
     cdef _start(self):
         cdef sigset_t everything
@@ -192,6 +220,48 @@ cdef class Engine:
         pthread_sigmask(SIG_SETMASK, &before, NULL)
         if error:
             raise OSError(error, "the engine's threads did not start")
+
+    cdef ensure_decode_threads(self):
+        cdef sigset_t everything
+        cdef sigset_t before
+        cdef DecodeThread* thread
+        cdef int error = 0
+        if self.stopped:
+            # Nothing is decoded any more, and nobody would join them.
+            return
+        sigfillset(&everything)
+        pthread_sigmask(SIG_BLOCK, &everything, &before)
+        while not error and <int>self.decode_threads.size() < self.max_decode_threads:
+            thread = new DecodeThread()
+            thread.scheduler = self.scheduler
+            thread.decoder = decoder_new()
+            if thread.decoder == NULL:
+                error = ENOMEM
+            else:
+                error = pthread_create(&thread.handle, NULL, decoding_run, thread)
+            if error:
+                decoder_free(thread.decoder)
+                del thread
+            else:
+                self.decode_threads.push_back(thread)
+        pthread_sigmask(SIG_SETMASK, &before, NULL)
+        if self.decode_threads.empty():
+            raise OSError(error, "the engine's decode threads did not start")
+
+    cdef _end_decoding(self):
+        # The I/O threads are gone: what they left is ended, and no more will come.
+        cdef Scheduler* s = self.scheduler
+        pthread_mutex_lock(&s.lock)
+        s.decoding_ends = True
+        pthread_cond_broadcast(&s.jobs_waiting)
+        pthread_mutex_unlock(&s.lock)
+        with nogil:
+            for thread in self.decode_threads:
+                pthread_join(thread.handle, NULL)
+        for thread in self.decode_threads:
+            decoder_free(thread.decoder)
+            del thread
+        self.decode_threads.clear()
 
     cdef ensure_usable(self):
         if (self.stopped and not self.scheduler.exiting) or self.pid != getpid():
@@ -241,18 +311,9 @@ cdef class Engine:
         max_leases : int
             Connections that its pool allows, 0 for no limit.
         """
-        cdef Origin* origin = new Origin()
+        cdef Origin* origin
         self.ensure_usable()
-        origin.id = id
-        origin.endpoint.authority = authority
-        origin.endpoint.fields = fields
-        origin.endpoint.prefix = prefix
-        origin.pending = 0
-        origin.leases = origin.dialling = origin.leaving = origin.dial_failures = 0
-        origin.max_leases = max_leases
-        origin.listed = False
-        origin.dials_begun = 0
-        origin.dial_after = 0
+        origin = origin_new(id, authority, fields, prefix, max_leases)
         pthread_mutex_lock(&self.scheduler.lock)
         self.scheduler.origins[id] = origin
         pthread_mutex_unlock(&self.scheduler.lock)
@@ -288,7 +349,7 @@ cdef class Engine:
                         call.id = -1
                     elif call.kind == CALL_DIAL:
                         origin = s.origins[call.id]
-                        if origin.pending == 0:
+                        if not origin_has_waiting(origin):
                             # The connections that opened first have done the work meanwhile.
                             origin.dialling -= 1
                             s.dialling -= 1
@@ -303,7 +364,10 @@ cdef class Engine:
             if call.id >= 0:
                 return names[call.kind], call.id, call.index
 
-    def adopt(self, long long lease_id, long long origin_id, int fd, bint used, bint clean_end):
+    def adopt(
+        self, long long lease_id, long long origin_id, int fd, bint used, bint clean_end,
+        size_t session=0, size_t address=0,
+    ):
         """Take over an open connection that answers a "dial".
 
         Parameters
@@ -317,32 +381,29 @@ cdef class Engine:
         used : bool
             It came out of its pool and may have been closed by the server meanwhile.
         clean_end : bool
-            The end of its stream can be believed (false for TLS until close_notify was seen).
+            The end of its stream can be believed (false for TLS by way of Python, until
+            close_notify was seen).
+        session : int
+            The address of its TLS session, see `zfast._core.tls.session_of`; 0 for none.
+        address : int
+            Tells the addresses of the host apart, where it has several; 0 for the only one.
         """
         cdef Scheduler* s = self.scheduler
         cdef Lease* lease
         self.ensure_usable()
         if self.stopped:
             raise RuntimeError("the process ends: no connection is needed any more")
-        lease = new Lease()
-        lease.id = lease_id
-        lease.idle = lease.adopted = lease.retired = False
-        lease.used = used
-        lease.served = 0
-        lease.idle_since = 0
-        lease.exchange.head = <char*>malloc(self.max_head)
-        if lease.exchange.head == NULL:
-            del lease
+        lease = lease_new(lease_id, self.max_head)
+        if lease == NULL:
             raise MemoryError("no memory for a connection")
-        lease.exchange.head_capacity = self.max_head
-        lease.request = NULL
-        lease.exchange.request = NULL
-        lease.exchange.tail = NULL
-        lease.exchange.phase = PHASE_IDLE
-        lease.exchange.sent = 0
-        lease.exchange.end_of_stream_is_clean = clean_end
+        lease.used = used
         lease.relayed = not clean_end
-        transport_over_socket(&lease.exchange.transport, fd)
+        lease.address = address
+        lease.exchange.end_of_stream_is_clean = clean_end
+        if session:
+            transport_over_session(&lease.exchange.transport, fd, <void*>session)
+        else:
+            transport_over_socket(&lease.exchange.transport, fd)
         pthread_mutex_lock(&s.lock)
         lease.origin = s.origins[origin_id]
         _dial_ended(s, lease.origin)
@@ -394,9 +455,10 @@ cdef class Engine:
         pthread_mutex_lock(&s.lock)
         if s.batches.count(batch_id):
             request = &s.batches[batch_id].requests[index]
-            target, location = request.target, request.location
-            authority = request.endpoint.authority
-            origin = (<Origin*>request.origin).id
+            if request.with_python:
+                target, location = request.target, request.location
+                authority = request.endpoint.authority
+                origin = (<Origin*>request.origin).id
         pthread_mutex_unlock(&s.lock)
         return None if origin < 0 else (target, location, authority, origin)
 
@@ -424,10 +486,7 @@ cdef class Engine:
         for id in ids:
             if s.origins.count(id):
                 while not s.origins[id].idle.empty():
-                    scheduler_retire(s, s.origins[id].idle.back(), True)
-        for worker in s.workers:
-            worker.scan = True
-            wake(worker)
+                    lease_retire(s, s.origins[id].idle.back(), True)
         pthread_mutex_unlock(&s.lock)
 
     def left(self, long long origin_id):
@@ -444,7 +503,7 @@ cdef class Engine:
         cdef Scheduler* s = self.scheduler
         cdef int in_flight, max_in_flight, leases, max_leases, dialling
         cdef size_t delayed
-        cdef unsigned long long opened, pooled, closed
+        cdef unsigned long long opened, pooled, closed, attended
         self.ensure_usable()
         # No Python object is made under the lock: the garbage collector might run, and an end of
         # a batch wants the lock too.
@@ -454,6 +513,7 @@ cdef class Engine:
         dialling = s.dialling
         delayed = s.delayed.size()
         opened, pooled, closed = s.connections_opened, s.connections_pooled, s.connections_closed
+        attended = s.batches_attended
         pthread_mutex_unlock(&s.lock)
         return {
             "in_flight": in_flight,
@@ -465,6 +525,7 @@ cdef class Engine:
             "connections_opened": opened,
             "connections_pooled": pooled,
             "connections_closed": closed,
+            "batches_attended": attended,
         }
 
     def stop(self, bint exiting=False):
@@ -495,7 +556,9 @@ cdef class Engine:
         with nogil:
             for thread in self.threads:
                 pthread_join(thread.handle, NULL)
+            _see_guest_out(s)
         self._close_leases()
+        self._end_decoding()
         self.reap()
         for worker in s.workers:
             worker.wake_fd = -1
@@ -506,20 +569,26 @@ cdef class Engine:
         # The threads are gone: what was still open goes back to its owner to be closed.
         cdef Scheduler* s = self.scheduler
         cdef Request* request
-        cdef vector[Assignment] unbegun
+        cdef vector[Lease*] left
         cdef Thread* thread
         pthread_mutex_lock(&s.lock)
+        self.threads.push_back(self.guest)
         for thread in self.threads:
-            reactor_take_inbox(thread, &unbegun)
-            for lease in thread.leases:
-                request = lease.request
-                if request != NULL:
-                    scheduler_lose(s, lease)
-                    scheduler_finish(s, request, STATUS_CLOSED)
-                scheduler_retire(s, lease, False)
-            reactor_forget_retired(thread)
+            reactor_take_inbox(thread)
+        for entry in s.leases_by_id:
+            left.push_back(entry.second)
+        for lease in left:
+            request = lease.request
+            if request != NULL:
+                lease_drop_twin(s, lease)
+                lease_lose(s, lease)
+                scheduler_finish(s, request, STATUS_CLOSED)
+            lease_retire(s, lease, False)
+        for thread in self.threads:
+            reactor_let_go(thread)
             free(thread.scratch)
             thread.scratch = NULL
+        self.threads.pop_back()
         pthread_cond_broadcast(&s.calls_waiting)
         pthread_mutex_unlock(&s.lock)
 

@@ -2,71 +2,13 @@
 
 from libcpp.string cimport string
 
-from zfast._core.buffers cimport Arena, Slab
-from zfast._core.counters cimport Counters
+from zfast._core.buffers cimport Slab
 from zfast._core.http1 cimport Parser
-from zfast._core.retry cimport RetryCounts, RetryPolicy
-from zfast._core.semantics cimport StatusPolicy, Verdict
-from zfast._core.transport cimport Transport
-from zfast._core.types cimport ByteRange, Method, Status
-
-cdef cppclass Profile:
-    # What the requests of one client have in common; immutable but for the counters.
-    string fields                   # header lines of every request
-    string foreign_fields           # the same without credentials, for another origin
-    StatusPolicy statuses
-    RetryPolicy retry
-    double read_timeout             # seconds without progress, <= 0 none
-    int max_in_flight
-    bint keys_only                  # a redirect from "x" to "x/" is no object: "x" is a directory
-    int in_flight
-    Counters counters
-
-cdef cppclass Endpoint:
-    # What a request head has to say about the origin it goes to.
-    string authority                # "http://host:port", to tell a redirect to the same origin
-    string fields                   # Host, and what a forwarding proxy wants
-    string prefix                   # before the target: the authority, for a forwarding proxy
-
-cdef cppclass Request:
-    Profile* profile
-    Endpoint* endpoint
-    Arena* arena
-    void* origin                    # the scheduler's, that `endpoint` is of
-    void* batch
-    size_t index
-    Method method
-    string target
-    string fields                   # header lines of this request alone
-    string credentials              # more of them, but not for another origin
-    ByteRange wanted
-    const char* content             # of a PUT
-    size_t content_size
-    char* memory                    # where the body goes; NULL until made to measure
-    size_t capacity
-    bint measured
-    Slab* slab
-    size_t delivered                # verified bytes already in memory
-    string etag                     # strong validator of the object that they are from
-    long long object_size           # -1 unknown
-    bint resumable
-    bint foreign                    # redirected to another origin: no credentials
-    Status cancelled                # why it is to end, STATUS_OK while it is not
-    bint with_python                # its redirect waits for an answer
-    bint range_ignored
-    bint repeatable                 # sending it twice does no harm
-    bint stale_retried
-    bint names_directory            # the server redirected the key to its index page
-    bint keep_head                  # the caller wants the raw head of the response
-    RetryCounts retries
-    int attempts
-    # the outcome
-    Status code
-    int http_status
-    int error                       # errno
-    string detail                   # what urllib3 said of a connection that did not open
-    string location
-    string head                     # raw, where it is kept
+from zfast._core.request cimport Request
+from zfast._core.semantics cimport Verdict
+from zfast._core.sink cimport Sink
+from zfast._core.transport cimport TRANSPORT_WOULD_BLOCK, Transport
+from zfast._core.types cimport Status
 
 cdef enum Conclusion:
     CONCLUDED_OK
@@ -77,6 +19,7 @@ cdef enum Conclusion:
     CONCLUDED_REDIRECT
     CONCLUDED_FAILURE               # final: `code` says which
     CONCLUDED_BROKEN                # the connection or the response broke: `code` says how
+    CONCLUDED_LOST                  # another exchange of the same request was first
 
 cdef enum Phase:
     PHASE_IDLE
@@ -92,10 +35,15 @@ cdef cppclass Exchange:
     string out
     size_t sent
     Request* request
+    bint hedges                     # another exchange of the same request began before
+    bint rivals                     # ... and goes on
+    bint opens                      # parts may go out now
+    bint late                       # another exchange of the same request is wished for
     Phase phase
     Verdict verdict
     long long skip
     long long take
+    Sink sink                       # takes the body where it goes out while it comes
     Slab* tail                      # a suffix of a body of unknown length, until its end is known
     size_t tail_size
     size_t drained
@@ -105,11 +53,38 @@ cdef cppclass Exchange:
     Conclusion conclusion
     Status code
     double begun
+    double asked                    # when all of the request was sent, 0 before
     double first_byte
-    double progress
+    double progress                 # when it last made some
+    size_t trickled                 # bytes since then: too few to be any
 
-cdef void exchange_begin(Exchange* exchange, Request* request, double now) noexcept nogil
-cdef bint exchange_step(
-    Exchange* exchange, short ready, char* scratch, size_t scratch_size, double now
+cdef enum:
+    # A PUT's content up to this size travels in one segment with its head.
+    JOINED_CONTENT = 16 << 10
+
+
+cdef inline size_t exchange_to_send(const Exchange* exchange) noexcept nogil:
+    cdef size_t size = exchange.out.size()
+    if exchange.request.content_size > JOINED_CONTENT:
+        size += exchange.request.content_size
+    return size
+
+
+cdef inline bint exchange_has_more(Exchange* exchange) noexcept nogil:
+    # Bytes behind a response must not pass for the next one (RFC 9112, section 6.3).
+    cdef char octet
+    return exchange.transport.operations.recv(
+        &exchange.transport, &octet, 1) != TRANSPORT_WOULD_BLOCK
+
+
+cdef bint exchange_conclude(
+    Exchange* exchange, Conclusion conclusion, Status code
 ) noexcept nogil
-cdef short exchange_wants(const Exchange* exchange) noexcept nogil
+cdef bint exchange_break(Exchange* exchange, Status code) noexcept nogil
+cdef bint exchange_fail(Exchange* exchange, Status code) noexcept nogil
+cdef bint exchange_malformed(Exchange* exchange) noexcept nogil
+cdef bint exchange_conclude_as_judged(Exchange* exchange) noexcept nogil
+cdef bint exchange_end(Exchange* exchange, bint junk) noexcept nogil
+cdef bint exchange_take_in(
+    Exchange* exchange, const char* data, size_t size, double now
+) noexcept nogil

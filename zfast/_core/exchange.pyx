@@ -1,35 +1,18 @@
-"""One HTTP exchange on one open connection: sends a request, receives and verifies its response.
+"""One HTTP exchange: what its response brings, verified, into the memory of the read.
 
-Never blocks and never decides what comes next: it ends in a conclusion, and the engine acts on it.
-Body bytes go to the read's memory only after `semantics.judge` accepted the head, only as many as
-were asked for, and count as delivered only then.
+Never blocks, never sends or receives, and never decides what comes next: it ends in a conclusion,
+and the engine acts on it. Body bytes go to the read's memory only after `semantics.judge` accepted
+the head, only as many as were asked for, and count as delivered only then.
 """
 
 from libc.errno cimport ECONNRESET
 from libc.string cimport memcpy
+from libcpp.string cimport string, to_string
 
-from zfast._core.buffers cimport arena_take, slab_grown, slab_release
-from zfast._core.extern.sockets cimport POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
-from zfast._core.http1 cimport (
-    BODY,
-    END,
-    ERROR,
-    HEAD,
-    NEED_DATA,
-    Event,
-    http1_direct,
-    http1_direct_received,
-    http1_eof,
-    http1_feed,
-    http1_start,
-)
-from zfast._core.request_head cimport (
-    http1_content_length,
-    http1_field,
-    http1_finish,
-    http1_range,
-    http1_request_line,
-)
+from zfast._core.buffers cimport slab_grown, slab_release
+from zfast._core.http1 cimport BODY, END, HEAD, NEED_DATA, Event, http1_feed
+from zfast._core.octets cimport is_strong_tag
+from zfast._core.request cimport request_forget_memory, request_grow, request_make_room
 from zfast._core.response_head cimport (
     CONTENT_LENGTH,
     EOF_BEFORE_HEAD,
@@ -52,160 +35,32 @@ from zfast._core.semantics cimport (
     Meaning,
     judge,
 )
-from zfast._core.transport cimport TRANSPORT_FAILED, TRANSPORT_WOULD_BLOCK
+from zfast._core.sink cimport sink_start, sink_write
 from zfast._core.types cimport (
-    METHOD_DELETE,
     METHOD_GET,
     METHOD_HEAD,
-    METHOD_PUT,
     RANGE_BOUNDED,
-    RANGE_EMPTY,
-    RANGE_OFFSET,
-    RANGE_SUFFIX,
-    RANGE_WHOLE,
     STATUS_CHANGED,
+    STATUS_CORRUPT,
     STATUS_HEAD_TOO_LARGE,
     STATUS_NO_MEMORY,
     STATUS_OK,
     STATUS_OVERLONG,
     STATUS_PROTOCOL,
+    STATUS_RANGE_UNSUPPORTED,
     STATUS_RESET,
     STATUS_TRUNCATED,
+    ByteRange,
 )
 
 cdef enum:
     # An unwanted body (an error page) that is longer costs more than a new connection.
     DRAIN_LIMIT = 64 << 10
-    # A PUT's content up to this size travels in one segment with its head.
-    JOINED_CONTENT = 16 << 10
-    # A body with more than this to come goes straight to its memory: below, one recv into a
-    # scratch that stays in cache gets head and body together.
-    DIRECT_AT_LEAST = 16 << 10
-    FIRST_GUESS = 64 << 10
+    # Of a body of unknown length whose end is wanted.
+    FIRST_TAIL = 64 << 10
 
 
-# ---------------------------------------------------------------------------------------- sending
-
-
-cdef const char* _method_name(Method method) noexcept nogil:
-    if method == METHOD_HEAD:
-        return "HEAD"
-    if method == METHOD_PUT:
-        return "PUT"
-    if method == METHOD_DELETE:
-        return "DELETE"
-    return "GET"
-
-
-cdef void _write_range(Request* request, string* out) noexcept nogil:
-    cdef ByteRange* wanted = &request.wanted
-    cdef long long first = <long long>request.delivered
-    if request.method != METHOD_GET:
-        return
-    if first == 0:
-        if wanted.kind == RANGE_EMPTY:
-            http1_range(out, RANGE_BOUNDED, 0, 1)
-        elif wanted.kind != RANGE_WHOLE:
-            http1_range(out, wanted.kind, wanted.start, wanted.end)
-        return
-    # Resuming: only the object that the delivered bytes are from may answer with a part.
-    if wanted.kind == RANGE_BOUNDED:
-        http1_range(out, RANGE_BOUNDED, wanted.start + first, wanted.end)
-    elif wanted.kind == RANGE_SUFFIX:
-        http1_range(
-            out, RANGE_OFFSET, max(request.object_size - wanted.start, 0) + first, 0
-        )
-    else:
-        http1_range(out, RANGE_OFFSET, wanted.start + first, 0)
-    http1_field(out, "If-Range", request.etag)
-
-
-cdef bint _has_all(const Request* request) noexcept nogil:
-    # Every byte came, yet the response was not complete: there is no range left to resume with.
-    cdef long long reached = request.wanted.start + <long long>request.delivered
-    if request.wanted.kind == RANGE_BOUNDED and reached >= request.wanted.end:
-        return True
-    if request.wanted.kind == RANGE_SUFFIX:
-        reached = max(request.object_size - request.wanted.start, 0) + <long long>request.delivered
-    return 0 <= request.object_size <= reached
-
-
-cdef void exchange_begin(Exchange* exchange, Request* request, double now) noexcept nogil:
-    cdef string* out = &exchange.out
-    request.attempts += 1
-    if request.delivered and (not request.resumable or _has_all(request)):
-        request.delivered = 0
-    out.clear()
-    if request.endpoint.prefix.empty():
-        http1_request_line(out, _method_name(request.method), request.target)
-    else:
-        http1_request_line(
-            out, _method_name(request.method), request.endpoint.prefix + request.target
-        )
-    out.append(request.endpoint.fields)
-    if request.foreign:
-        out.append(request.profile.foreign_fields)
-    else:
-        out.append(request.profile.fields)
-        out.append(request.credentials)
-    out.append(request.fields)
-    _write_range(request, out)
-    if request.method == METHOD_PUT:
-        http1_content_length(out, <long long>request.content_size)
-    http1_finish(out)
-    if request.content_size <= JOINED_CONTENT:
-        out.append(request.content, request.content_size)
-    exchange.sent = 0
-    exchange.request = request
-    exchange.phase = PHASE_HEAD
-    exchange.skip = exchange.take = 0
-    exchange.tail_size = exchange.drained = 0
-    exchange.answered = False
-    exchange.reusable = False
-    exchange.code = STATUS_OK
-    exchange.begun = exchange.progress = now
-    exchange.first_byte = 0
-    http1_start(
-        &exchange.parser, exchange.head, exchange.head_capacity, request.method == METHOD_HEAD
-    )
-
-
-cdef inline size_t _to_send(const Exchange* exchange) noexcept nogil:
-    cdef size_t size = exchange.out.size()
-    if exchange.request.content_size > JOINED_CONTENT:
-        size += exchange.request.content_size
-    return size
-
-
-cdef bint _send(Exchange* exchange, double now) noexcept nogil:
-    # False when the connection takes no more.
-    cdef size_t head_size = exchange.out.size()
-    cdef size_t size = _to_send(exchange)
-    cdef ssize_t moved
-    while exchange.sent < size:
-        if exchange.sent < head_size:
-            moved = exchange.transport.operations.send(
-                &exchange.transport, exchange.out.data() + exchange.sent,
-                head_size - exchange.sent,
-            )
-        else:
-            moved = exchange.transport.operations.send(
-                &exchange.transport, exchange.request.content + (exchange.sent - head_size),
-                size - exchange.sent,
-            )
-        if moved == TRANSPORT_WOULD_BLOCK:
-            return True
-        if moved < 0:
-            return False
-        exchange.sent += <size_t>moved
-        exchange.progress = now
-    return True
-
-
-# -------------------------------------------------------------------------------------- concluding
-
-
-cdef bint _conclude(Exchange* exchange, Conclusion conclusion, Status code) noexcept nogil:
+cdef bint exchange_conclude(Exchange* exchange, Conclusion conclusion, Status code) noexcept nogil:
     slab_release(exchange.tail)
     exchange.tail = NULL
     exchange.conclusion = conclusion
@@ -213,89 +68,76 @@ cdef bint _conclude(Exchange* exchange, Conclusion conclusion, Status code) noex
     return True
 
 
-cdef bint _break(Exchange* exchange, Status code) noexcept nogil:
+cdef bint exchange_break(Exchange* exchange, Status code) noexcept nogil:
     exchange.reusable = False
-    return _conclude(exchange, CONCLUDED_BROKEN, code)
+    return exchange_conclude(exchange, CONCLUDED_BROKEN, code)
 
 
-cdef bint _fail(Exchange* exchange, Status code) noexcept nogil:
+cdef bint exchange_fail(Exchange* exchange, Status code) noexcept nogil:
     exchange.reusable = False
-    return _conclude(exchange, CONCLUDED_FAILURE, code)
+    return exchange_conclude(exchange, CONCLUDED_FAILURE, code)
 
 
-cdef bint _protocol_error(Exchange* exchange) noexcept nogil:
+cdef bint exchange_malformed(Exchange* exchange) noexcept nogil:
     cdef int error = exchange.parser.error
     if error == EOF_BEFORE_HEAD or error == EOF_IN_HEAD:
         exchange.request.error = ECONNRESET
-        return _break(exchange, STATUS_RESET)
+        return exchange_break(exchange, STATUS_RESET)
     if error == EOF_IN_BODY:
         if exchange.phase == PHASE_DRAIN:
-            return _conclude_verdict(exchange)
-        return _break(exchange, STATUS_TRUNCATED)
+            return exchange_conclude_as_judged(exchange)
+        return exchange_break(exchange, STATUS_TRUNCATED)
     if error in (HEAD_TOO_LARGE, TOO_MANY_FIELDS, TOO_MANY_INTERIM):
-        return _fail(exchange, STATUS_HEAD_TOO_LARGE)
-    return _fail(exchange, STATUS_PROTOCOL)
+        return exchange_fail(exchange, STATUS_HEAD_TOO_LARGE)
+    return exchange_fail(exchange, STATUS_PROTOCOL)
 
 
-cdef bint _conclude_verdict(Exchange* exchange) noexcept nogil:
+cdef bint exchange_conclude_as_judged(Exchange* exchange) noexcept nogil:
     cdef Meaning meaning = exchange.verdict.meaning
     if meaning == MEANS_MISSING:
-        return _conclude(exchange, CONCLUDED_MISSING, STATUS_OK)
+        return exchange_conclude(exchange, CONCLUDED_MISSING, STATUS_OK)
     if meaning == MEANS_PRECONDITION:
-        return _conclude(exchange, CONCLUDED_PRECONDITION, STATUS_CHANGED)
+        return exchange_conclude(exchange, CONCLUDED_PRECONDITION, STATUS_CHANGED)
     if meaning == MEANS_RESTART:
-        return _conclude(exchange, CONCLUDED_RESTART, STATUS_CHANGED)
+        return exchange_conclude(exchange, CONCLUDED_RESTART, STATUS_CHANGED)
     if meaning == MEANS_RETRY:
-        return _conclude(exchange, CONCLUDED_STATUS, STATUS_OK)
+        return exchange_conclude(exchange, CONCLUDED_STATUS, STATUS_OK)
     if meaning == MEANS_REDIRECT:
-        return _conclude(exchange, CONCLUDED_REDIRECT, STATUS_OK)
+        return exchange_conclude(exchange, CONCLUDED_REDIRECT, STATUS_OK)
     if meaning == MEANS_FAILURE:
-        return _conclude(exchange, CONCLUDED_FAILURE, exchange.verdict.code)
-    return _conclude(exchange, CONCLUDED_OK, STATUS_OK)
+        return exchange_conclude(exchange, CONCLUDED_FAILURE, exchange.verdict.code)
+    if not _has_expected(exchange.request, exchange.request.delivered):
+        return _wrong_size(exchange)
+    return exchange_conclude(exchange, CONCLUDED_OK, STATUS_OK)
 
 
-# --------------------------------------------------------------------------------------- receiving
+cdef inline bint _has_expected(const Request* request, size_t size) noexcept nogil:
+    return request.expected < 0 or <size_t>request.expected == size
 
 
-cdef bint _make_room(Exchange* exchange, size_t size) noexcept nogil:
-    # Room for `size` bytes in all, False when there is no memory. What is delivered stays.
-    cdef Request* request = exchange.request
-    cdef Slab* slab = NULL
-    cdef char* memory
-    if request.memory != NULL and request.capacity >= size:
-        return True
-    memory = arena_take(request.arena, size, &slab)
-    if memory == NULL:
-        return False
-    if request.delivered:
-        memcpy(memory, request.memory, request.delivered)
-    slab_release(request.slab)
-    request.slab = slab
-    request.memory = memory
-    request.capacity = size
-    return True
+cdef bint _wrong_size(Exchange* exchange) noexcept nogil:
+    # A whole object of another size is no such chunk; a part that ends early is of another object.
+    cdef long long size = max(exchange.request.expected, exchange.request.whole)
+    if not exchange.request.part:
+        exchange.request.detail = (
+            string(b"the object has not the ") + to_string(size) + string(b" bytes of a chunk")
+        )
+    return exchange_fail(exchange, STATUS_CHANGED if exchange.request.part else STATUS_CORRUPT)
 
 
-cdef bint _grow(Request* request, size_t size) noexcept nogil:
-    # For a body of unknown length: memory of its own that doubles.
-    cdef size_t room = max(request.capacity * 2, max(size, <size_t>FIRST_GUESS))
-    cdef Slab* slab
-    if request.capacity >= size:
-        return True
-    slab = slab_grown(request.slab, room)
-    if slab == NULL:
-        return False
-    request.slab = slab
-    request.memory = slab.base
-    request.capacity = room
-    return True
+cdef bint _too_much(Exchange* exchange) noexcept nogil:
+    exchange.request.detail = (
+        string(b"the body is longer than the ") + to_string(exchange.request.most)
+        + string(b" bytes that a chunk could have at most")
+    )
+    return exchange_fail(exchange, STATUS_CORRUPT)
 
 
-cdef void _forget_memory(Request* request) noexcept nogil:
-    slab_release(request.slab)
-    request.slab = NULL
-    request.memory = NULL
-    request.capacity = 0
+cdef inline bint _is_too_much(const Request* request, size_t size) noexcept nogil:
+    return 0 < request.most < size
+
+
+# ----------------------------------------------------------------------------------- taking it in
 
 
 cdef bint _remember_object(Exchange* exchange) noexcept nogil:
@@ -303,13 +145,22 @@ cdef bint _remember_object(Exchange* exchange) noexcept nogil:
     cdef Request* request = exchange.request
     cdef const char* etag = exchange.head + exchange.parser.head.etag.offset
     cdef size_t size = exchange.parser.head.etag.size if exchange.parser.head.etag.offset else 0
-    cdef bint strong = size >= 2 and etag[0] == c'"'
+    cdef bint strong = is_strong_tag(etag, size)
+    if request.part and (
+        not request.known_tag.empty() and string(etag, size) != request.known_tag or (
+            request.object_size >= 0 and 0 <= exchange.verdict.object_size != request.object_size
+        )
+    ):
+        exchange.verdict.meaning = MEANS_FAILURE
+        exchange.verdict.code = STATUS_CHANGED
+        return True
     if request.delivered and not exchange.verdict.from_start:
         # A part without the entity tag may be of any state of the object (RFC 9110, 15.3.7).
         if request.etag != string(etag, size):
             return False
     else:
-        request.etag = string(etag, size) if strong else string()
+        request.tag = string(etag, size)
+        request.etag = request.tag if strong else string()
         request.object_size = exchange.verdict.object_size
     # A body of unknown length, or one that is sliced here, is read from its start again.
     request.resumable = (
@@ -323,11 +174,17 @@ cdef bint _on_head(Exchange* exchange) noexcept nogil:
     # True when the exchange is concluded.
     cdef Request* request = exchange.request
     cdef Verdict verdict
-    request.http_status = exchange.parser.head.status
     verdict = judge(
         &exchange.parser.head, request.method, &request.wanted, <long long>request.delivered,
         request.object_size, &request.profile.statuses,
     )
+    if verdict.meaning != MEANS_RETRY:
+        # From here on the request is this exchange's; one that was refused leaves it to the other.
+        request.claimant = exchange
+    request.http_status = exchange.parser.head.status
+    if verdict.range_ignored and request.lead == NULL and not request.parts.empty() and (
+            not request.released):
+        _take_undivided(exchange, &verdict)
     exchange.verdict = verdict
     exchange.phase = PHASE_DRAIN
     if request.keep_head:
@@ -344,7 +201,48 @@ cdef bint _on_head(Exchange* exchange) noexcept nogil:
             return _on_content_head(exchange)
         request.object_size = verdict.object_size
         request.delivered = 0
+        request.opened = False
+    elif verdict.code == STATUS_RANGE_UNSUPPORTED:
+        # With the size the same bytes can be asked for from the start.
+        request.object_size = verdict.object_size
     return _drains_too_much(exchange)
+
+
+cdef void _take_undivided(Exchange* exchange, Verdict* verdict) noexcept nogil:
+    # The server sends all that there is: no part has to be asked for.
+    cdef Request* request = exchange.request
+    if request.expected >= 0:
+        request.expected = request.past - request.wanted.start
+    request.wanted.end = request.past
+    request.undivided = True
+    verdict[0] = judge(
+        &exchange.parser.head, request.method, &request.wanted, <long long>request.delivered,
+        request.object_size, &request.profile.statuses,
+    )
+
+
+cdef bint _open_parts(Exchange* exchange) noexcept nogil:
+    # Of a lead: makes room for all of its range, if parts may go out. False when it is concluded.
+    cdef Request* request = exchange.request
+    cdef long long past = request.past
+    cdef size_t size
+    cdef bint holds = not request.etag.empty() and not exchange.verdict.range_ignored and (
+        exchange.verdict.take > 0)
+    if request.released:
+        # Its parts write to the memory that they were given, for the object as it was: what it is
+        # now is read when they have ended.
+        if holds and request.tag == request.part_tag:
+            return True
+        return not exchange_fail(exchange, STATUS_CHANGED)
+    exchange.opens = request.opened = holds
+    if not request.opened or request.pieces != NULL:
+        return True
+    if exchange.verdict.object_size >= 0:
+        past = min(past, exchange.verdict.object_size)
+    size = <size_t>(past - request.wanted.start)
+    if request.measured:
+        return request_make_room(request, size) or not exchange_fail(exchange, STATUS_NO_MEMORY)
+    return size <= request.capacity or not exchange_fail(exchange, STATUS_OVERLONG)
 
 
 cdef bint _drains_too_much(Exchange* exchange) noexcept nogil:
@@ -355,7 +253,7 @@ cdef bint _drains_too_much(Exchange* exchange) noexcept nogil:
         exchange.parser.head.framing == CONTENT_LENGTH and rest > DRAIN_LIMIT
     ):
         exchange.reusable = False
-        return _conclude_verdict(exchange)
+        return exchange_conclude_as_judged(exchange)
     return False
 
 
@@ -365,30 +263,49 @@ cdef bint _on_content_head(Exchange* exchange) noexcept nogil:
     if not _remember_object(exchange):
         verdict.meaning = MEANS_RESTART
         return _drains_too_much(exchange)
+    if verdict.meaning == MEANS_FAILURE:
+        return _drains_too_much(exchange)
+    if not request.parts.empty() and not request.undivided and not _open_parts(exchange):
+        return True
     if verdict.from_start:
         request.delivered = 0
+    if verdict.take >= 0 and not verdict.tail and not _has_expected(
+            request, request.delivered + <size_t>verdict.take):
+        return _wrong_size(exchange)
+    if request.whole >= 0 and 0 <= verdict.object_size != request.whole:
+        return _wrong_size(exchange)
+    if verdict.take >= 0 and _is_too_much(request, <size_t>verdict.take):
+        return _too_much(exchange)
     exchange.phase = PHASE_CONTENT
     exchange.skip = verdict.skip
     exchange.take = verdict.take
+    if request.pieces != NULL:
+        sink_start(
+            &exchange.sink, request.layout, request.pieces, request.piece_count, request.offset
+        )
+        return False
     if verdict.tail or verdict.take < 0:
         if request.measured:
-            _forget_memory(request)
+            request_forget_memory(request)
         return False
     if request.measured:
-        if verdict.take and not _make_room(exchange, request.delivered + <size_t>verdict.take):
-            return _fail(exchange, STATUS_NO_MEMORY)
+        if verdict.take and not request_make_room(
+                request, request.delivered + <size_t>verdict.take):
+            return exchange_fail(exchange, STATUS_NO_MEMORY)
     elif request.delivered + <size_t>verdict.take > request.capacity:
-        return _fail(exchange, STATUS_OVERLONG)
+        return exchange_fail(exchange, STATUS_OVERLONG)
     return False
 
 
 cdef bint _keep_tail(Exchange* exchange, const char* data, size_t size) noexcept nogil:
     cdef Slab* slab
     cdef size_t needed = exchange.tail_size + size
+    if _is_too_much(exchange.request, needed):
+        return _too_much(exchange)
     if exchange.tail == NULL or exchange.tail.size < needed:
-        slab = slab_grown(exchange.tail, max(needed * 2, <size_t>FIRST_GUESS))
+        slab = slab_grown(exchange.tail, max(needed * 2, <size_t>FIRST_TAIL))
         if slab == NULL:
-            return _fail(exchange, STATUS_NO_MEMORY)
+            return exchange_fail(exchange, STATUS_NO_MEMORY)
         exchange.tail = slab
     memcpy(exchange.tail.base + exchange.tail_size, data, size)
     exchange.tail_size = needed
@@ -415,19 +332,26 @@ cdef bint _on_body(Exchange* exchange, const char* data, size_t size) noexcept n
             exchange.take -= <long long>now
         else:
             now = _unbounded(exchange, size)
-            if request.measured:
-                if not _grow(request, request.delivered + now):
-                    return _fail(exchange, STATUS_NO_MEMORY)
+            if request.pieces != NULL:
+                if request.delivered + now > <size_t>request.expected:
+                    return _wrong_size(exchange)
+            elif _is_too_much(request, request.delivered + now):
+                return _too_much(exchange)
+            elif request.measured:
+                if not request_grow(request, request.delivered + now):
+                    return exchange_fail(exchange, STATUS_NO_MEMORY)
             elif request.delivered + now > request.capacity:
-                return _fail(exchange, STATUS_OVERLONG)
-        if now:
+                return exchange_fail(exchange, STATUS_OVERLONG)
+        if now and request.pieces != NULL:
+            sink_write(&exchange.sink, request.delivered, data, now)
+        elif now:
             memcpy(request.memory + request.delivered, data, now)
-            request.delivered += now
+        request.delivered += now
         size -= now
     if size == 0:
         return False
     if exchange.phase == PHASE_CONTENT and not exchange.verdict.range_ignored:
-        return _fail(exchange, STATUS_OVERLONG)
+        return exchange_fail(exchange, STATUS_OVERLONG)
     return _on_unwanted(exchange, size)
 
 
@@ -445,35 +369,38 @@ cdef bint _on_unwanted(Exchange* exchange, size_t size) noexcept nogil:
     exchange.drained += size
     if exchange.drained > DRAIN_LIMIT:
         exchange.reusable = False
-        return _conclude_verdict(exchange)
+        return exchange_conclude_as_judged(exchange)
     return False
 
 
-cdef bint _on_end(Exchange* exchange, bint junk) noexcept nogil:
+cdef bint exchange_end(Exchange* exchange, bint junk) noexcept nogil:
     cdef Request* request = exchange.request
     cdef size_t size
     exchange.reusable = (
         exchange.parser.head.keep_alive and not junk
-        and exchange.sent == _to_send(exchange) and exchange.parser.head.framing != UNTIL_EOF
+        and exchange.sent == exchange_to_send(exchange)
+        and exchange.parser.head.framing != UNTIL_EOF
     )
     if exchange.phase == PHASE_CONTENT:
         if exchange.take > 0:
-            return _break(exchange, STATUS_TRUNCATED)
+            return exchange_break(exchange, STATUS_TRUNCATED)
         if exchange.verdict.tail:
             size = min(exchange.tail_size, <size_t>request.wanted.start)
             request.object_size = <long long>exchange.tail_size
             if request.measured:
-                if size and not _make_room(exchange, size):
-                    return _fail(exchange, STATUS_NO_MEMORY)
+                if size and not request_make_room(request, size):
+                    return exchange_fail(exchange, STATUS_NO_MEMORY)
             elif size > request.capacity:
-                return _fail(exchange, STATUS_OVERLONG)
+                return exchange_fail(exchange, STATUS_OVERLONG)
             if size:
                 memcpy(request.memory, exchange.tail.base + exchange.tail_size - size, size)
             request.delivered = size
-    return _conclude_verdict(exchange)
+    return exchange_conclude_as_judged(exchange)
 
 
-cdef bint _take_in(Exchange* exchange, const char* data, size_t size) noexcept nogil:
+cdef bint exchange_take_in(
+    Exchange* exchange, const char* data, size_t size, double now
+) noexcept nogil:
     # Feeds received bytes to the parser; True when the exchange is concluded.
     cdef size_t used
     cdef Event event
@@ -485,116 +412,16 @@ cdef bint _take_in(Exchange* exchange, const char* data, size_t size) noexcept n
         if event == NEED_DATA:
             return False
         if event == HEAD:
+            exchange.progress = now
             if _on_head(exchange):
                 return True
         elif event == BODY:
             if _on_body(exchange, exchange.parser.body, exchange.parser.body_size):
                 return True
         elif event == END:
-            return _on_end(exchange, size > 0)
+            # What a socket has, one recv has taken; of a session it took a record.
+            return exchange_end(exchange, size > 0 or (
+                exchange.transport.session != NULL and exchange_has_more(exchange)
+            ))
         else:
-            return _protocol_error(exchange)
-
-
-cdef inline size_t _direct_room(const Exchange* exchange) noexcept nogil:
-    # How many bytes may be received straight into the read's memory now.
-    cdef long long room
-    if exchange.phase != PHASE_CONTENT or exchange.skip or exchange.take < DIRECT_AT_LEAST:
-        return 0
-    room = http1_direct(&exchange.parser)
-    return <size_t>min(room, exchange.take)
-
-
-cdef bint _receive_direct(Exchange* exchange, size_t size) noexcept nogil:
-    cdef Request* request = exchange.request
-    cdef Event event = http1_direct_received(&exchange.parser, <long long>size)
-    request.delivered += size
-    exchange.take -= <long long>size
-    if event == END:
-        return _on_end(exchange, _has_more(exchange))
-    return _protocol_error(exchange) if event == ERROR else False
-
-
-cdef inline bint _has_more(Exchange* exchange) noexcept nogil:
-    # Bytes behind a response must not pass for the next one (RFC 9112, section 6.3).
-    cdef char octet
-    return exchange.transport.operations.recv(
-        &exchange.transport, &octet, 1) != TRANSPORT_WOULD_BLOCK
-
-
-cdef bint _on_end_of_stream(Exchange* exchange) noexcept nogil:
-    cdef Event event
-    if exchange.parser.head.framing == UNTIL_EOF and not exchange.end_of_stream_is_clean:
-        return _break(exchange, STATUS_TRUNCATED)
-    event = http1_eof(&exchange.parser)
-    return _on_end(exchange, True) if event == END else _protocol_error(exchange)
-
-
-cdef bint _on_reset(Exchange* exchange) noexcept nogil:
-    exchange.request.error = exchange.transport.error
-    if exchange.phase == PHASE_DRAIN:
-        exchange.reusable = False
-        return _conclude_verdict(exchange)
-    return _break(
-        exchange, STATUS_TRUNCATED if exchange.phase == PHASE_CONTENT else STATUS_RESET
-    )
-
-
-cdef bint _receive(
-    Exchange* exchange, char* scratch, size_t scratch_size, double now
-) noexcept nogil:
-    cdef ssize_t moved
-    cdef size_t asked
-    cdef bint direct
-    while True:
-        asked = _direct_room(exchange)
-        direct = asked > 0
-        if direct:
-            moved = exchange.transport.operations.recv(
-                &exchange.transport, exchange.request.memory + exchange.request.delivered, asked
-            )
-        else:
-            asked = scratch_size
-            moved = exchange.transport.operations.recv(&exchange.transport, scratch, asked)
-        if moved == TRANSPORT_WOULD_BLOCK:
-            return False
-        if moved == TRANSPORT_FAILED:
-            return _on_reset(exchange)
-        if moved == 0:
-            return _on_end_of_stream(exchange)
-        exchange.progress = now
-        if not exchange.answered:
-            exchange.answered = True
-            exchange.first_byte = now
-        if direct:
-            if _receive_direct(exchange, <size_t>moved):
-                return True
-        elif _take_in(exchange, scratch, <size_t>moved):
-            return True
-        # A short read has emptied the socket: asking again would only cost a system call.
-        if <size_t>moved < asked and exchange.transport.session == NULL:
-            return False
-
-
-cdef bint exchange_step(
-    Exchange* exchange, short ready, char* scratch, size_t scratch_size, double now
-) noexcept nogil:
-    # Moves what can be moved; True when the exchange is concluded.
-    cdef bint broken = False
-    if exchange.sent < _to_send(exchange):
-        # Even a connection that takes no more may hold the answer that says why.
-        broken = not _send(exchange, now)
-        ready |= POLLIN if broken else 0
-    if ready & (POLLIN | POLLHUP | POLLERR | POLLNVAL):
-        if _receive(exchange, scratch, scratch_size, now):
-            return True
-    if broken:
-        exchange.request.error = exchange.transport.error
-        return _break(exchange, STATUS_RESET)
-    return False
-
-
-cdef short exchange_wants(const Exchange* exchange) noexcept nogil:
-    if exchange.phase != PHASE_IDLE and exchange.sent < _to_send(exchange):
-        return POLLIN | POLLOUT
-    return POLLIN
+            return exchange_malformed(exchange)

@@ -117,3 +117,15 @@ cdef inline long long take_number(const char** text, const char* end) noexcept n
 cdef inline long long whole_number(const char* text, const char* end) noexcept nogil:
     cdef long long number = take_number(&text, end)
     return number if text == end else -1
+
+
+cdef inline bint is_strong_tag(const char* text, size_t size) noexcept nogil:
+    # An entity tag that tells one state of an object from any other (RFC 9110, section 8.8.3).
+    # What is none could be more than one, or end a field, where it is sent back.
+    cdef size_t at
+    if size < 2 or text[0] != c'"' or text[size - 1] != c'"':
+        return False
+    for at in range(1, size - 1):
+        if text[at] == c'"' or text[at] == 0x7F or 0 <= <signed char>text[at] <= c' ':
+            return False
+    return True

@@ -12,8 +12,13 @@ class Policy:
         HTTP statuses that mean "missing", and those worth another attempt.
     retries : dict
         The numbers of a `urllib3.Retry`, None as -1; see ``RetryPolicy`` in retry.pxd.
-    read_timeout : float
-        Seconds without progress after which an attempt has failed, 0 for none.
+    first_byte_timeout, read_timeout : float
+        Seconds without an answer, and without progress, after which an attempt has failed; 0 for
+        none.
+    split_threshold, split_size : int
+        Bytes of a range that goes over several connections, and of the part of each; 0 for none.
+    hedge_budget, hedge_floor : float
+        The share of requests that may be sent a second time, and after how many seconds at least.
     max_in_flight : int
         Requests of this client on the wire at once.
     keys_only : bool
@@ -28,10 +33,18 @@ class Policy:
         missing: Iterable[int],
         retry: Iterable[int],
         retries: dict[str, Any],
+        first_byte_timeout: float,
         read_timeout: float,
+        split_threshold: int,
+        split_size: int,
+        hedge_budget: float,
+        hedge_floor: float,
         max_in_flight: int,
         keys_only: bool,
     ) -> None: ...
+    def count_fallback(self, chunks: int) -> None:
+        """Count chunks that zarr's own codec pipeline reads."""
+
     def counters(self) -> dict[str, Any]:
         """What the requests of this policy did, as a dict of int and of lists of int.
 

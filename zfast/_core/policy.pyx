@@ -8,13 +8,13 @@ from libc.string cimport memset
 from libcpp.unordered_set cimport unordered_set
 
 from zfast._core.counters cimport HISTOGRAM_BUCKETS, Counters
-from zfast._core.exchange cimport Profile
 from zfast._core.extern.pthread cimport (
     pthread_mutex_init,
     pthread_mutex_lock,
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
+from zfast._core.request cimport Profile
 from zfast._core.semantics cimport POLICY_MISSING, POLICY_RETRY, STATUS_LIMIT
 
 ctypedef Profile* Profile_ptr
@@ -44,12 +44,17 @@ cdef dict _as_dict(const Counters* c):
         "connections_opened": c.connections_opened,
         "connections_reused": c.connections_reused,
         "fallback_reads": c.fallback_reads,
+        "fallback_chunks": c.fallback_chunks,
         "bytes_received": c.bytes_received,
         "bytes_sent": c.bytes_sent,
         "retries": c.retries,
         "stale_retries": c.stale_retries,
         "redirects": c.redirects,
         "resumed": c.resumed,
+        "split": c.split,
+        "hedges": c.hedges,
+        "hedge_wins": c.hedge_wins,
+        "throttled": c.throttled,
         "first_byte": [c.first_byte[b] for b in range(HISTOGRAM_BUCKETS)],
         "transfer": [c.transfer[b] for b in range(HISTOGRAM_BUCKETS)],
     }
@@ -87,8 +92,13 @@ cdef class Policy:
         HTTP statuses that mean "missing", and those worth another attempt.
     retries : dict
         The numbers of a `urllib3.Retry`, None as -1; see ``RetryPolicy`` in retry.pxd.
-    read_timeout : float
-        Seconds without progress after which an attempt has failed, 0 for none.
+    first_byte_timeout, read_timeout : float
+        Seconds without an answer, and without progress, after which an attempt has failed; 0 for
+        none.
+    split_threshold, split_size : int
+        Bytes of a range that goes over several connections, and of the part of each; 0 for none.
+    hedge_budget, hedge_floor : float
+        The share of requests that may be sent a second time, and after how many seconds at least.
     max_in_flight : int
         Requests of this client on the wire at once.
     keys_only : bool
@@ -97,7 +107,9 @@ cdef class Policy:
     """
 
     def __cinit__(self, bytes fields, bytes foreign_fields, missing, retry, dict retries,
-                  double read_timeout, int max_in_flight, bint keys_only):
+                  double first_byte_timeout, double read_timeout, size_t split_threshold,
+                  size_t split_size, double hedge_budget, double hedge_floor, int max_in_flight,
+                  bint keys_only):
         cdef Profile* profile = new Profile()
         self.profile = profile
         profile.fields = fields
@@ -121,7 +133,12 @@ cdef class Policy:
         profile.retry.retry_after_max = retries["retry_after_max"]
         profile.retry.respect_retry_after = retries["respect_retry_after"]
         profile.retry.methods = retries["methods"]
+        profile.first_byte_timeout = first_byte_timeout
         profile.read_timeout = read_timeout
+        profile.split_threshold = split_threshold
+        profile.split_size = split_size
+        profile.hedge_budget = hedge_budget
+        profile.hedge_floor = hedge_floor
         profile.max_in_flight = max_in_flight
         profile.keys_only = keys_only
         profile.in_flight = 0
@@ -138,6 +155,12 @@ cdef class Policy:
         _profiles.erase(self.profile)
         pthread_mutex_unlock(&_profiles_lock)
         del self.profile
+
+    def count_fallback(self, unsigned long long chunks):
+        """Count chunks that zarr's own codec pipeline reads."""
+        pthread_mutex_lock(&_profiles_lock)
+        self.profile.counters.fallback_chunks += chunks
+        pthread_mutex_unlock(&_profiles_lock)
 
     def counters(self):
         """What the requests of this policy did, as a dict of int and of lists of int.

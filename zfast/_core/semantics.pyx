@@ -148,7 +148,9 @@ cdef Verdict _judge_unsatisfiable(
     if wanted.kind == RANGE_WHOLE:
         return _failure(STATUS_BAD_STATUS)
     if wanted.kind == RANGE_SUFFIX:
-        return _failure(STATUS_RANGE_UNSUPPORTED)
+        verdict = _failure(STATUS_RANGE_UNSUPPORTED)
+        verdict.object_size = total
+        return verdict
     return verdict if total < 0 or wanted.start >= total else _failure(STATUS_RANGE_MISMATCH)
 
 

@@ -15,14 +15,16 @@ from zfast._core.extern.sockets cimport (
     recv,
     send,
     shutdown,
+    zfast_acknowledge,
+    zfast_segment_size,
 )
+from zfast._core.extern.uio cimport iovec, readv
 
 
-cdef inline ssize_t _outcome(Transport* transport, ssize_t moved, short wants) noexcept nogil:
+cdef inline ssize_t _outcome(Transport* transport, ssize_t moved) noexcept nogil:
     if moved >= 0:
         return moved
     if errno == EAGAIN:
-        transport.wants = wants
         return TRANSPORT_WOULD_BLOCK
     transport.error = errno
     return TRANSPORT_FAILED
@@ -33,7 +35,18 @@ cdef ssize_t _socket_recv(Transport* transport, char* into, size_t size) noexcep
     while True:
         moved = recv(transport.fd, into, size, MSG_DONTWAIT)
         if moved >= 0 or errno != EINTR:
-            return _outcome(transport, moved, POLLIN)
+            return _outcome(transport, moved)
+
+
+cdef ssize_t _socket_recv_vectors(
+    Transport* transport, const iovec* vectors, int count
+) noexcept nogil:
+    # The descriptor itself does not block: readv has no flags.
+    cdef ssize_t moved
+    while True:
+        moved = readv(transport.fd, vectors, count)
+        if moved >= 0 or errno != EINTR:
+            return _outcome(transport, moved)
 
 
 cdef ssize_t _socket_send(Transport* transport, const char* data, size_t size) noexcept nogil:
@@ -41,7 +54,11 @@ cdef ssize_t _socket_send(Transport* transport, const char* data, size_t size) n
     while True:
         moved = send(transport.fd, data, size, ZFAST_SEND_FLAGS)
         if moved >= 0 or errno != EINTR:
-            return _outcome(transport, moved, POLLOUT)
+            return _outcome(transport, moved)
+
+
+cdef void _socket_acknowledge(Transport* transport) noexcept nogil:
+    zfast_acknowledge(transport.fd)
 
 
 cdef void _socket_shut(Transport* transport) noexcept nogil:
@@ -50,7 +67,10 @@ cdef void _socket_shut(Transport* transport) noexcept nogil:
 
 cdef TransportOperations _over_socket
 _over_socket.recv = _socket_recv
+_over_socket.recv_vectors = _socket_recv_vectors
 _over_socket.send = _socket_send
+_over_socket.pending = NULL
+_over_socket.acknowledge = _socket_acknowledge
 _over_socket.shut = _socket_shut
 
 
@@ -58,8 +78,13 @@ cdef void transport_over_socket(Transport* transport, int fd) noexcept nogil:
     transport.fd = fd
     transport.session = NULL
     transport.operations = &_over_socket
-    transport.wants = POLLIN
+    transport.recv_wants = POLLIN
+    transport.send_wants = POLLOUT
     transport.error = 0
+    transport.fault = NULL
+    transport.is_refusal = False
+    # Ours; the peer's may be twice that, as on Linux's loopback.
+    transport.segment = 2 * zfast_segment_size(fd)
 
 
 cdef class SocketTransport:

@@ -156,6 +156,10 @@ class HTTPLocation:
             return (path + self._query).encode("ascii")
         return f"{self._base}/{_quote_key(key)}{self._query}".encode("ascii")
 
+    def affixes(self) -> tuple[bytes, bytes]:
+        """Return what comes before and after a key of unreserved characters in its target."""
+        return f"{self._base}/".encode("ascii"), self._query.encode("ascii")
+
     def directory_target(self, prefix: str) -> bytes:
         """Return the target of the directory of a prefix: with a slash at its end.
 

@@ -12,6 +12,9 @@ cdef extern from "<pthread.h>" nogil:
         pass
     int pthread_create(pthread_t*, const void*, void* (*)(void*) noexcept nogil, void*)
     int pthread_join(pthread_t, void**)
+    int pthread_atfork(
+        void (*)() noexcept nogil, void (*)() noexcept nogil, void (*)() noexcept nogil
+    )
     int pthread_mutex_init(pthread_mutex_t*, const void*)
     int pthread_mutex_destroy(pthread_mutex_t*)
     int pthread_mutex_lock(pthread_mutex_t*)
@@ -22,6 +25,9 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_cond_timedwait(pthread_cond_t*, pthread_mutex_t*, const timespec*)
     int pthread_cond_signal(pthread_cond_t*)
     int pthread_cond_broadcast(pthread_cond_t*)
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
 
 cdef extern from "<signal.h>" nogil:
     int pthread_sigmask(int, const sigset_t*, sigset_t*)

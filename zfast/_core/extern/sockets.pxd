@@ -32,3 +32,24 @@ cdef extern from * nogil:
     """
     int ZFAST_SEND_FLAGS
     int MSG_DONTWAIT
+
+# Of a TCP connection: the size of a full segment, and the acknowledgement of what has come so far.
+cdef extern from * nogil:
+    """
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+    static inline int zfast_segment_size(int fd) {
+        int size = 0;
+        socklen_t length = sizeof(size);
+        if (getsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &size, &length) != 0) return 0;
+        return size;
+    }
+    static inline void zfast_acknowledge(int fd) {
+    #ifdef TCP_QUICKACK
+        int yes = 1;
+        setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &yes, sizeof(yes));
+    #endif
+    }
+    """
+    int zfast_segment_size(int)
+    void zfast_acknowledge(int)

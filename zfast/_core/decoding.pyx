@@ -1,0 +1,273 @@
+"""The decode threads: bodies become elements of the output, shard indexes become requests.
+
+No thread here ever holds a Python thread state; memory is decoded and copied outside the
+scheduler's lock. A request with a task comes here however it came out.
+"""
+
+from libc.errno cimport ETIMEDOUT
+from libcpp.vector cimport vector
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from posix.types cimport time_t
+
+from zfast._core.assembly cimport (
+    FOR_CHUNK,
+    FOR_RUN,
+    FOR_SIZE,
+    Assembly,
+    Task,
+    Task_ptr,
+    assembly_corrupt,
+)
+from zfast._core.buffers cimport buffers_trim, slab_release
+from zfast._core.codecs cimport Decoder, decoder_trim
+from zfast._core.extern.pthread cimport (
+    pthread_cond_timedwait,
+    pthread_cond_wait,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+)
+from zfast._core.finishing cimport scheduler_end
+from zfast._core.recipe cimport Chain, chain_read, chain_read_cells
+from zfast._core.request cimport Request
+from zfast._core.scatter cimport scatter_fill
+from zfast._core.scheduler cimport scheduler_dispatch
+from zfast._core.shard_index cimport ShardIndex
+from zfast._core.shard_read cimport (
+    MAX_RESTARTS,
+    shard_decode_index,
+    shard_end_run,
+    shard_end_size,
+    shard_enter_runs,
+    shard_plan_runs,
+    shard_resolve,
+    shard_stop_waiting,
+)
+from zfast._core.state cimport MAX_BACKLOG, NOBODY, BatchState, Scheduler, monotonic
+from zfast._core.types cimport (
+    RANGE_SUFFIX,
+    STATUS_CHANGED,
+    STATUS_MISSING,
+    STATUS_OK,
+    STATUS_RANGE_UNSUPPORTED,
+    Status,
+)
+
+
+cdef inline Task* _planned(Task* task) noexcept nogil:
+    # The one that says what is wanted: of a shard the planner's, whichever request it is for.
+    return task if task.shard == NULL else task.shard.task
+
+
+cdef void _fill(Task* task) noexcept nogil:
+    cdef Task* planned = _planned(task)
+    cdef size_t item_size = task.chain.layout.item_size
+    cdef size_t at
+    if planned.cells.empty():
+        scatter_fill(item_size, &planned.placement, task.assembly.fill.data())
+    for at in range(planned.cells.size()):
+        scatter_fill(item_size, &planned.cells[at].placement, task.assembly.fill.data())
+
+
+cdef Status _decode_chunk(Task* task, Request* request, Decoder* decoder) noexcept nogil:
+    cdef Task* planned = _planned(task)
+    cdef const char* fill = task.assembly.fill.data()
+    cdef const char* fault
+    cdef long inner = -1
+    if planned.cells.empty():
+        fault = chain_read(
+            task.chain, decoder, request.memory, request.delivered, &planned.placement, fill,
+            &inner,
+        )
+    else:
+        fault = chain_read_cells(
+            task.chain, task.shard.inner, decoder, request.memory, request.delivered,
+            planned.cells.data(), planned.cells.size(), fill, &inner,
+        )
+    return STATUS_OK if fault == NULL else assembly_corrupt(task.chain, request, inner, fault)
+
+
+cdef Status _decode_run(Task* task, Request* request, Decoder* decoder) noexcept nogil:
+    cdef const Chain* chain = task.chain
+    cdef const char* fault
+    cdef long deeper = -1
+    cdef size_t at
+    if request.pieces != NULL or not request.measured:
+        return STATUS_OK
+    for at in range(task.pieces.size()):
+        fault = chain_read(
+            task.shard.inner, decoder, request.memory + task.pieces[at].start, task.pieces[at].size,
+            &task.pieces[at].placement, task.assembly.fill.data(), &deeper,
+        )
+        if fault != NULL:
+            return assembly_corrupt(chain, request, <long>task.pieces[at].inner, fault)
+    return STATUS_OK
+
+
+cdef void _let_go(Request* request) noexcept nogil:
+    # Before the lock: giving memory back may take a while.
+    slab_release(request.slab)
+    request.slab = NULL
+    request.memory = NULL
+
+
+cdef void _do_chunk(Scheduler* s, Request* request, Decoder* decoder, Status code) noexcept nogil:
+    # This and its likes are called without the lock and return with it.
+    cdef Task* task = <Task*>request.task
+    if code == STATUS_OK:
+        code = _decode_chunk(task, request, decoder)
+    elif code == STATUS_MISSING:
+        _fill(task)
+    _let_go(request)
+    pthread_mutex_lock(&s.lock)
+    if code == STATUS_MISSING:
+        task.assembly.missing[task.item] = 1
+    scheduler_end(s, request, code)
+
+
+cdef bint _only_tells_size(const Task* task, const Request* request, Status code) noexcept nogil:
+    if code == STATUS_RANGE_UNSUPPORTED:
+        return request.wanted.kind == RANGE_SUFFIX
+    if code == STATUS_CHANGED:
+        return task.shard.size >= 0 and task.shard.restarts < MAX_RESTARTS
+    return code == STATUS_OK and task.shard.index == NULL and (
+        request.range_ignored or task.purpose == FOR_SIZE and request.object_size != 0
+    )
+
+
+cdef void _do_index(Scheduler* s, Request* request, Status code) noexcept nogil:
+    cdef Task* task = <Task*>request.task
+    cdef Assembly* assembly = task.assembly
+    cdef ShardIndex* index = task.shard.index
+    cdef vector[Task_ptr] runs
+    if _only_tells_size(task, request, code):
+        pthread_mutex_lock(&s.lock)
+        shard_end_size(task, request, code)
+        return
+    if code == STATUS_OK and index == NULL:
+        index = shard_decode_index(task, request, &code)
+    _let_go(request)
+    pthread_mutex_lock(&s.lock)
+    if task.loads:
+        task.shard.index = index
+        shard_resolve(task, request, code, index)
+    elif code != STATUS_OK:
+        shard_stop_waiting(task, request)
+    pthread_mutex_unlock(&s.lock)
+    if code == STATUS_OK:
+        code = shard_plan_runs(task, request, &runs)
+    elif code == STATUS_MISSING:
+        _fill(task)
+    pthread_mutex_lock(&s.lock)
+    if code == STATUS_OK:
+        code = assembly.batch.cancelled
+    if code == STATUS_OK:
+        shard_enter_runs(task, &runs)
+    else:
+        for run in runs:
+            del run
+    if code == STATUS_MISSING:
+        task.assembly.missing[task.item] = 1
+    scheduler_end(s, request, code)
+
+
+cdef void decoding_plan(Scheduler* s, Request* request, int caller) noexcept nogil:
+    # Serves a request for an index that is known here and now, without the lock: a small read must
+    # not wait for a decode thread to wake, which only passes it on to an I/O thread.
+    _do_index(s, request, STATUS_OK)
+    scheduler_dispatch(s, caller, monotonic())
+    pthread_mutex_unlock(&s.lock)
+
+
+cdef void _do_run(Scheduler* s, Request* request, Decoder* decoder, Status code) noexcept nogil:
+    cdef Task* task = <Task*>request.task
+    if code == STATUS_OK:
+        code = _decode_run(task, request, decoder)
+    _let_go(request)
+    pthread_mutex_lock(&s.lock)
+    if request.range_ignored:
+        task.assembly.cache.knows_ranges = False
+    scheduler_end(s, request, shard_end_run(task, request, code))
+
+
+cdef void _do(Scheduler* s, Request* request, Decoder* decoder) noexcept nogil:
+    # Under the lock, which is let go of meanwhile.
+    cdef Task* task = <Task*>request.task
+    cdef BatchState* batch = task.assembly.batch
+    cdef Status code = request.code
+    cdef size_t size = request.delivered if code == STATUS_OK and request.pieces == NULL else 0
+    cdef bint held = s.backlog > MAX_BACKLOG
+    if code == STATUS_OK and batch.cancelled != STATUS_OK:
+        code = batch.cancelled
+    pthread_mutex_unlock(&s.lock)
+    if task.purpose == FOR_CHUNK:
+        _do_chunk(s, request, decoder, code)
+    elif task.purpose == FOR_RUN:
+        _do_run(s, request, decoder, code)
+    else:
+        _do_index(s, request, code)
+    # The batch may be gone from here on.
+    s.backlog -= size
+    if held or not s.pending.empty():
+        scheduler_dispatch(s, NOBODY, monotonic())
+
+
+cdef bint decoding_has(const Scheduler* s, const BatchState* batch) noexcept nogil:
+    # Whether the next thing to do is the batch's, and little. Under the lock.
+    cdef const Task* task
+    cdef size_t size
+    if s.jobs.empty() or s.jobs.front().batch != batch:
+        return False
+    task = <const Task*>s.jobs.front().task
+    size = task.chain.size
+    if task.purpose == FOR_RUN:
+        size = task.pieces.size() * task.shard.inner.size
+    elif task.purpose != FOR_CHUNK:
+        size = task.chain.index_size
+    return size <= MOST_DECODED
+
+
+cdef void decoding_help(Scheduler* s, BatchState* batch, Decoder* decoder) noexcept nogil:
+    # Does the next thing, if it is the batch's. Under the lock, which is let go of meanwhile.
+    cdef Request* request
+    if decoding_has(s, batch):
+        request = s.jobs.front()
+        s.jobs.pop_front()
+        _do(s, request, decoder)
+
+
+cdef bint _wait(Scheduler* s, bint trimmed) noexcept nogil:
+    # Until there may be something to do; False after a rest, as long as that of idle connections.
+    cdef timespec until
+    if trimmed:
+        pthread_cond_wait(&s.jobs_waiting, &s.lock)
+        return True
+    clock_gettime(CLOCK_REALTIME, &until)
+    until.tv_sec += <time_t>s.idle_timeout
+    until.tv_nsec += <long>((s.idle_timeout - <time_t>s.idle_timeout) * 1e9)
+    if until.tv_nsec >= 1_000_000_000:
+        until.tv_nsec -= 1_000_000_000
+        until.tv_sec += 1
+    return pthread_cond_timedwait(&s.jobs_waiting, &s.lock, &until) != ETIMEDOUT
+
+
+cdef void* decoding_run(void* argument) noexcept nogil:
+    cdef Scheduler* s = (<DecodeThread*>argument).scheduler
+    cdef Decoder* decoder = (<DecodeThread*>argument).decoder
+    cdef Request* request
+    cdef bint trimmed = True
+    pthread_mutex_lock(&s.lock)
+    while True:
+        if not s.jobs.empty():
+            request = s.jobs.front()
+            s.jobs.pop_front()
+            _do(s, request, decoder)
+            trimmed = False
+        elif s.decoding_ends:
+            break
+        elif not _wait(s, trimmed):
+            decoder_trim(decoder)
+            # The last connections may have gone before the last bodies were decoded.
+            buffers_trim()
+            trimmed = True
+    pthread_mutex_unlock(&s.lock)
+    return NULL

@@ -1,0 +1,15 @@
+# The end of a request, for now or for good.
+
+from zfast._core.request cimport Request
+from zfast._core.retry cimport Mishap
+from zfast._core.state cimport BatchState, Scheduler
+from zfast._core.types cimport Status
+
+cdef void scheduler_finish(Scheduler* s, Request* request, Status code) noexcept nogil
+cdef void scheduler_end(Scheduler* s, Request* request, Status code) noexcept nogil
+cdef bint scheduler_retry(
+    Scheduler* s, Request* request, Mishap mishap, Status code, double retry_after, double now
+) noexcept nogil
+cdef void scheduler_cancel(
+    Scheduler* s, BatchState* batch, long long index, Status code
+) noexcept nogil

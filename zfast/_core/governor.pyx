@@ -1,0 +1,156 @@
+"""How much an origin bears, as its answers say: additive increase, multiplicative decrease.
+
+Pure: the caller brings the clock. The window of requests at once is halved when the origin says
+that it is too much (429, 503, a connection refused), once a round trip, and grows by one a round
+trip; a Retry-After (RFC 9110, section 10.2.3) of two requests in a row pauses it. An answer is late
+when it takes twice as long as nearly all did of late: then a request may be hedged, as far as the
+budget goes and the origin is well.
+"""
+
+from libc.limits cimport INT_MAX
+from libc.string cimport memset
+
+from zfast._core.latency cimport latency_note, latency_quantile
+
+# Of the answers, those that are not late.
+cdef double HIGH = 0.95
+# Times that: where all take about as long, a hedge of every twentieth would cost without a gain.
+cdef double MARGIN = 2.0
+# A hedge, of which the budget has come together in parts.
+cdef double WHOLE = 0.999
+# Seconds without a failure until hedges are sent again.
+cdef double RECOVERY = 1.0
+
+cdef enum:
+    FEWEST_ANSWERS = 20
+    # Between two looks at the histogram.
+    SOME_ANSWERS = 16
+    # Hedges at once, however much was asked before.
+    MOST_CREDIT = 16
+
+
+cdef void governor_start(Governor* governor) noexcept nogil:
+    memset(governor, 0, sizeof(Governor))
+
+
+cdef void governor_answered(Governor* governor, double first_byte, int most) noexcept nogil:
+    # It bore the request; `most` is what is asked of it at once at most.
+    governor.refused = 0
+    latency_note(&governor.latency, first_byte)
+    governor.unseen += 1
+    if governor.latency.total >= FEWEST_ANSWERS and (
+            governor.late == 0 or governor.unseen >= SOME_ANSWERS):
+        governor.unseen = 0
+        governor.late = MARGIN * latency_quantile(&governor.latency, HIGH)
+    if governor.window > 0:
+        governor.window += 1.0 / governor.window
+        if governor.window >= most:
+            governor.window = 0
+
+
+cdef void governor_throttled(
+    Governor* governor, double begun, int in_flight, double pause, double now
+) noexcept nogil:
+    # A request that was begun then met a limit; `in_flight` counts it, and `pause` is what the
+    # origin asks for, in seconds.
+    governor.refused += 1
+    if governor.refused > 1:
+        # One alone may be about its own object.
+        governor.paused_until = max(governor.paused_until, now + pause)
+    governor_failed(governor, now)
+    if begun <= governor.cut_at:
+        # It went out with those that met the limit first.
+        return
+    governor.cut_at = now
+    if governor.window > 0:
+        in_flight = min(in_flight, <int>governor.window)
+    governor.window = max(1.0, in_flight / 2.0)
+
+
+cdef void governor_failed(Governor* governor, double now) noexcept nogil:
+    governor.troubled_until = now + RECOVERY
+
+
+cdef int governor_room(const Governor* governor, int in_flight, double now) noexcept nogil:
+    # How many more requests may go out now.
+    if now < governor.paused_until:
+        return 0
+    return max(0, <int>governor.window - in_flight) if governor.window > 0 else INT_MAX
+
+
+cdef void governor_asked(Governor* governor, double budget) noexcept nogil:
+    # A request went out: `budget` is the share of them that may be hedged.
+    governor.credit = min(governor.credit + budget, <double>MOST_CREDIT)
+
+
+cdef double governor_hedges_at(
+    const Governor* governor, double begun, double floor
+) noexcept nogil:
+    # When a request that was begun then may be hedged, 0 where it is not known that it may.
+    if governor.late == 0 or governor.credit < WHOLE or governor.window > 0:
+        return 0
+    return max(
+        begun + max(floor, governor.late), max(governor.troubled_until, governor.paused_until)
+    )
+
+
+cdef bint governor_hedge(Governor* governor) noexcept nogil:
+    # Takes one hedge out of the budget.
+    if governor.credit < WHOLE:
+        return False
+    governor.credit -= 1
+    return True
+
+
+cdef void governor_give_back(Governor* governor) noexcept nogil:
+    # A hedge was not sent after all.
+    governor.credit += 1
+
+
+cdef class GovernorOf:
+    """The governor of an origin, for tests.
+
+    Parameters
+    ----------
+    most : int
+        Requests that are asked of the origin at once at most.
+    """
+
+    cdef Governor governor
+    cdef int most
+
+    def __cinit__(self, int most=64):
+        governor_start(&self.governor)
+        self.most = most
+
+    def answered(self, double first_byte=0.001):
+        """Count an answer whose first byte took so many seconds."""
+        governor_answered(&self.governor, first_byte, self.most)
+
+    def throttled(self, double begun, int in_flight, double pause, double now):
+        """Count a request that met a limit."""
+        governor_throttled(&self.governor, begun, in_flight, pause, now)
+
+    def failed(self, double now):
+        """Count a failure."""
+        governor_failed(&self.governor, now)
+
+    def asked(self, double budget=0.05):
+        """Count a request that went out."""
+        governor_asked(&self.governor, budget)
+
+    def hedge(self):
+        """Take a hedge out of the budget, False where there is none."""
+        return governor_hedge(&self.governor)
+
+    def room(self, int in_flight, double now):
+        """How many more requests may go out."""
+        return governor_room(&self.governor, in_flight, now)
+
+    def give_back(self):
+        """Put a hedge back into the budget."""
+        governor_give_back(&self.governor)
+
+    def hedges_at(self, double begun, double floor):
+        """When a request that was begun then may be hedged, 0.0 where none may."""
+        return governor_hedges_at(&self.governor, begun, floor)

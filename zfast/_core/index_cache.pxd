@@ -1,0 +1,35 @@
+# Shard indexes that were read once, by the target of their shard. Under the scheduler's lock.
+
+from libcpp.deque cimport deque
+from libcpp.string cimport string
+from libcpp.unordered_map cimport unordered_map
+
+from zfast._core.request cimport Request
+from zfast._core.shard_index cimport ShardIndex
+
+cdef cppclass IndexEntry:
+    string target
+    ShardIndex* index               # NULL while it is being read
+    deque[Request*] waiting         # parked until it has been
+    bint detached                   # written to meanwhile: those who ask later begin another
+    IndexEntry* older               # neighbours in the order of use
+    IndexEntry* newer
+
+ctypedef IndexEntry* IndexEntry_ptr
+
+cdef cppclass IndexCache:
+    unordered_map[string, IndexEntry_ptr] entries
+    IndexEntry* oldest
+    IndexEntry* newest
+    size_t size                     # bytes of the indexes
+    size_t limit
+    bint knows_suffixes             # servers here answer ranges that count from the end
+    bint knows_ranges               # ... and any ranges at all
+    unsigned long long hits
+    unsigned long long misses
+
+cdef IndexEntry* index_cache_find(IndexCache* cache, const string* target) noexcept nogil
+cdef IndexEntry* index_cache_begin(IndexCache* cache, const string* target) noexcept nogil
+cdef void index_cache_keep(IndexCache* cache, IndexEntry* entry, ShardIndex* index) noexcept nogil
+cdef void index_cache_detach(IndexCache* cache, IndexEntry* entry) noexcept nogil
+cdef void index_cache_drop(IndexCache* cache, IndexEntry* entry) noexcept nogil

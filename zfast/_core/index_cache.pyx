@@ -1,0 +1,93 @@
+"""The shard indexes of one store: each is read once, by one reader, however many want it.
+
+Bounded by bytes; what was used least recently goes first. Everything happens under the scheduler's
+lock, as the requests do that wait here.
+"""
+
+from cython.operator cimport dereference
+from libcpp.string cimport string
+from libcpp.unordered_map cimport unordered_map
+
+from zfast._core.shard_index cimport ShardIndex, shard_index_release, shard_index_retain
+
+cdef enum:
+    # What an entry costs besides its pairs.
+    OVERHEAD = 256
+
+
+cdef inline size_t _cost(const IndexEntry* entry) noexcept nogil:
+    return OVERHEAD + entry.target.size() + 16 * entry.index.count
+
+
+cdef void _unlink(IndexCache* cache, IndexEntry* entry) noexcept nogil:
+    if entry.older != NULL:
+        entry.older.newer = entry.newer
+    else:
+        cache.oldest = entry.newer
+    if entry.newer != NULL:
+        entry.newer.older = entry.older
+    else:
+        cache.newest = entry.older
+    entry.older = entry.newer = NULL
+
+
+cdef void _append(IndexCache* cache, IndexEntry* entry) noexcept nogil:
+    entry.older = cache.newest
+    entry.newer = NULL
+    if cache.newest != NULL:
+        cache.newest.newer = entry
+    else:
+        cache.oldest = entry
+    cache.newest = entry
+
+
+cdef IndexEntry* index_cache_find(IndexCache* cache, const string* target) noexcept nogil:
+    # The entry of a shard, with or without its index yet; NULL if nobody has asked for it.
+    cdef unordered_map[string, IndexEntry_ptr].iterator found = cache.entries.find(
+        dereference(target))
+    cdef IndexEntry* entry
+    if found == cache.entries.end():
+        return NULL
+    entry = dereference(found).second
+    if entry.index != NULL:
+        _unlink(cache, entry)
+        _append(cache, entry)
+    return entry
+
+
+cdef IndexEntry* index_cache_begin(IndexCache* cache, const string* target) noexcept nogil:
+    # An entry for an index that its caller will read, and then keep or drop.
+    cdef IndexEntry* entry = new IndexEntry()
+    entry.target = dereference(target)
+    cache.entries[entry.target] = entry
+    cache.misses += 1
+    return entry
+
+
+cdef void index_cache_keep(IndexCache* cache, IndexEntry* entry, ShardIndex* index) noexcept nogil:
+    if entry.detached:
+        del entry
+        return
+    shard_index_retain(index)
+    entry.index = index
+    _append(cache, entry)
+    cache.size += _cost(entry)
+    while cache.size > cache.limit and cache.oldest != NULL:
+        index_cache_drop(cache, cache.oldest)
+
+
+cdef void index_cache_detach(IndexCache* cache, IndexEntry* entry) noexcept nogil:
+    # What its reader will bring is for those who wait already, and for nobody else.
+    entry.detached = True
+    cache.entries.erase(entry.target)
+
+
+cdef void index_cache_drop(IndexCache* cache, IndexEntry* entry) noexcept nogil:
+    # Nobody may be waiting at it any more.
+    if not entry.detached:
+        cache.entries.erase(entry.target)
+    if entry.index != NULL:
+        cache.size -= _cost(entry)
+        _unlink(cache, entry)
+        shard_index_release(entry.index)
+    del entry

@@ -1,0 +1,277 @@
+"""Connections in the engine's hands: idle, at work, in pairs, given back, and wished for.
+
+Each function runs under the scheduler's lock, and none blocks or opens anything.
+"""
+
+from libc.math cimport fmin
+from libc.stdlib cimport free, malloc
+from libcpp.vector cimport vector
+
+from zfast._core.buffers cimport slab_release
+from zfast._core.exchange cimport PHASE_IDLE
+from zfast._core.extern.pthread cimport pthread_cond_signal
+from zfast._core.governor cimport (
+    governor_give_back,
+    governor_hedge,
+    governor_hedges_at,
+    governor_room,
+)
+from zfast._core.lanes cimport lanes_list, lanes_ready
+from zfast._core.request cimport Request
+from zfast._core.state cimport (
+    CALL_CLOSE,
+    CALL_DIAL,
+    CALL_RELEASE,
+    NOBODY,
+    Call,
+    origin_in_flight,
+    wake,
+)
+from zfast._core.transport cimport TRANSPORT_WOULD_BLOCK
+from zfast._core.types cimport METHOD_GET, METHOD_HEAD
+
+# An idle connection that the server has closed holds its descriptor no longer than this.
+cdef double SWEEP_SECONDS = 1.0
+# Whether an answer is late may be known then, by what others take.
+cdef double ASK_AGAIN_SECONDS = 0.1
+
+cdef enum:
+    # Exchanges that a connection is good for before another origin may take its place.
+    TURN = 16
+
+
+cdef void call_python(Scheduler* s, CallKind kind, long long id, size_t index) noexcept nogil:
+    cdef Call call
+    call.kind = kind
+    call.id = id
+    call.index = index
+    s.calls.push_back(call)
+    pthread_cond_signal(&s.calls_waiting)
+
+
+cdef Lease* lease_new(long long id, size_t max_head) noexcept nogil:
+    # Idle nowhere yet, and of no origin; NULL where there is no memory for a response head.
+    cdef Lease* lease = new Lease()
+    lease.id = id
+    lease.worker = NOBODY
+    lease.exchange.phase = PHASE_IDLE
+    lease.exchange.head = <char*>malloc(max_head)
+    lease.exchange.head_capacity = max_head
+    if lease.exchange.head == NULL:
+        del lease
+        return NULL
+    return lease
+
+
+cdef void lease_free(Lease* lease) noexcept nogil:
+    free(lease.exchange.head)
+    slab_release(lease.exchange.tail)
+    del lease
+
+
+cdef void lease_rest(Scheduler* s, Lease* lease, double now) noexcept nogil:
+    # The connection is open, and nobody polls it: whether the server closed it meanwhile is found
+    # out by who takes it next.
+    lease.idle = True
+    lease.idle_since = now
+    lease.origin.idle.push_back(lease)
+    if s.next_idle == 0:
+        lease_watch_idle(s, lease, now)
+        wake(s.workers[0])
+
+
+cdef void lease_watch_idle(Scheduler* s, const Lease* lease, double now) noexcept nogil:
+    cdef double due = fmin(lease.idle_since + s.idle_timeout, now + SWEEP_SECONDS)
+    s.next_idle = due if s.next_idle == 0 else min(s.next_idle, due)
+
+
+cdef bint lease_has_ended(Lease* lease) noexcept nogil:
+    # Of an idle one: whether the server has closed it, or spoken unasked.
+    cdef char octet
+    return lease.exchange.transport.operations.recv(
+        &lease.exchange.transport, &octet, 1) != TRANSPORT_WOULD_BLOCK
+
+
+cdef void lease_retire(Scheduler* s, Lease* lease, bint reusable) noexcept nogil:
+    # Gives the connection up. Where its worker still polls the lease, that one frees it, else it is
+    # gone from here on.
+    cdef size_t index
+    if lease.retired:
+        return
+    lease.retired = True
+    if lease.idle:
+        lease.idle = False
+        for index in range(lease.origin.idle.size()):
+            if lease.origin.idle[index] == lease:
+                lease.origin.idle.erase(lease.origin.idle.begin() + <long>index)
+                break
+    lease.origin.leases -= 1
+    lease.origin.leaving += 1
+    s.leases -= 1
+    s.leaving += 1
+    s.leases_by_id.erase(lease.id)
+    if not reusable:
+        s.connections_closed += 1
+        lease.exchange.transport.operations.shut(&lease.exchange.transport)
+    call_python(s, CALL_RELEASE if reusable else CALL_CLOSE, lease.id, lease.broken)
+    if not lease.polled:
+        lease_free(lease)
+
+
+cdef void lease_lose(Scheduler* s, Lease* lease) noexcept nogil:
+    # The lease's request is on it no more. Only its own worker may call this, which polls it.
+    lease_hedges_not(lease)
+    lease.request.profile.in_flight -= 1
+    lease.request = NULL
+    lease.exchange.request = NULL
+    lease.exchange.phase = PHASE_IDLE
+    s.in_flight -= 1
+    s.workers[lease.worker].load -= 1
+    s.workers[lease.worker].forget = True
+    lease.worker = NOBODY
+
+
+# ----------------------------------------------------------------------------------------- dialling
+
+
+cdef bint _evict(Scheduler* s, bint starving) noexcept nogil:
+    # Makes room by giving back an idle connection of an origin that has nothing waiting; for one
+    # that starves, of any that has had its turn. False when there is none.
+    for entry in s.origins:
+        for lease in entry.second.idle:
+            if entry.second.pending == 0 or (starving and lease.served >= TURN):
+                # In its pool it would stay open: not where descriptors are what is short.
+                lease_retire(s, lease, s.max_leases >= s.max_in_flight)
+                return True
+    return False
+
+
+cdef bint _withdraw_one(Scheduler* s, Origin* origin) noexcept nogil:
+    # Another origin's dial that nobody has begun makes room for the first of this one.
+    cdef size_t index = s.calls.size()
+    cdef Origin* other
+    while index > 0:
+        index -= 1
+        if s.calls[index].kind != CALL_DIAL:
+            continue
+        other = s.origins[s.calls[index].id]
+        if other != origin and other.dialling > 1:
+            s.calls.erase(s.calls.begin() + <long>index)
+            other.dialling -= 1
+            s.dialling -= 1
+            return True
+    return False
+
+
+cdef bint origin_can_dial(const Scheduler* s, const Origin* origin) noexcept nogil:
+    if origin.max_leases and origin.leases + origin.dialling + origin.leaving >= origin.max_leases:
+        return False
+    return s.leases + s.dialling + s.leaving < s.max_leases
+
+
+cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
+    # One that is leaving still has its descriptor, and its place in the pool.
+    cdef long room = s.max_leases - s.leases - s.dialling - s.leaving
+    cdef long idle = <long>origin.idle.size()
+    cdef long wanted, lacking, bearable
+    cdef bint starving = origin.leases == 0 and origin.dialling == 0
+    if origin.dial_after > now:
+        return
+    bearable = governor_room(&origin.governor, origin_in_flight(origin), now)
+    wanted = min(bearable, lanes_ready(s, origin, idle + origin.dialling + s.max_leases))
+    wanted = max(0, wanted - idle) + <long>origin.hedges.size() - origin.dialling
+    if origin.max_leases:
+        wanted = min(wanted, <long>(
+            origin.max_leases - origin.leases - origin.dialling - origin.leaving
+        ))
+    if starving and wanted > 0 and room <= 0 and _withdraw_one(s, origin):
+        room += 1
+    lacking = wanted - room - s.leaving
+    # What is not in flight is idle.
+    while lacking > 0 and s.leases - s.in_flight > idle and _evict(s, starving):
+        lacking -= 1
+        starving = False
+    wanted = min(wanted, room)
+    while wanted > 0:
+        wanted -= 1
+        origin.dialling += 1
+        s.dialling += 1
+        call_python(s, CALL_DIAL, origin.id, 0)
+
+
+cdef void origin_withdraw_dials(Scheduler* s, Origin* origin) noexcept nogil:
+    # Dials that nobody has begun would only repeat what has just failed, one timeout after another.
+    cdef size_t index = 0
+    while index < s.calls.size():
+        if s.calls[index].kind == CALL_DIAL and s.calls[index].id == origin.id:
+            s.calls.erase(s.calls.begin() + <long>index)
+            origin.dialling -= 1
+            s.dialling -= 1
+        else:
+            index += 1
+
+
+# ------------------------------------------------------------------------------------------ hedging
+
+
+cdef double lease_hedges_at(Scheduler* s, const Lease* lease, double now) noexcept nogil:
+    # When the lease's request is to be sent a second time, or that is to be asked again; 0 for
+    # never.
+    cdef const Request* request = lease.request
+    cdef double due
+    if lease.twin != NULL or lease.wants_twin or lease.exchange.answered or (
+            lease.worker == s.guest or request.profile.hedge_budget <= 0):
+        return 0
+    if not request.repeatable or request.method not in (METHOD_GET, METHOD_HEAD):
+        return 0
+    due = governor_hedges_at(
+        &lease.origin.governor, lease.exchange.begun, request.profile.hedge_floor
+    )
+    return due if due > 0 else now + ASK_AGAIN_SECONDS
+
+
+cdef void lease_hedge(Scheduler* s, Lease* lease) noexcept nogil:
+    # Has the request sent on another connection too. Only the lease's own worker may call this.
+    if not governor_hedge(&lease.origin.governor):
+        return
+    lease.wants_twin = lease.exchange.late = True
+    lease.origin.hedges.push_back(lease)
+    lanes_list(s, lease.origin)
+
+
+cdef void lease_hedges_not(Lease* lease) noexcept nogil:
+    # It was wished for, and is not needed any more. Only the lease's own worker may call this.
+    cdef vector[Lease*]* hedges = &lease.origin.hedges
+    cdef size_t index
+    if not lease.wants_twin:
+        return
+    lease.wants_twin = False
+    governor_give_back(&lease.origin.governor)
+    for index in range(hedges.size()):
+        if hedges[0][index] == lease:
+            hedges.erase(hedges.begin() + <long>index)
+            return
+
+
+cdef void lease_part(Scheduler* s, Lease* lease) noexcept nogil:
+    # The lease goes, and leaves the request to its twin. Only their own worker may call this.
+    lease.twin.exchange.rivals = lease.exchange.rivals = False
+    lease.twin.twin = NULL
+    lease.twin = NULL
+    lease_lose(s, lease)
+
+
+cdef void lease_drop_twin(Scheduler* s, Lease* lease) noexcept nogil:
+    # The request is this lease's alone: what the other one was about to receive is not wanted.
+    cdef vector[Lease*]* inbox = &s.workers[lease.worker].inbox
+    cdef Lease* twin = lease.twin
+    cdef size_t index
+    if twin == NULL:
+        return
+    if not twin.polled:
+        for index in range(inbox.size()):
+            if inbox[0][index] == twin:
+                inbox.erase(inbox.begin() + <long>index)
+                break
+    lease_part(s, twin)
+    lease_retire(s, twin, False)

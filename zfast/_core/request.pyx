@@ -1,0 +1,132 @@
+"""One request: its head as it goes out, and the memory that its body gets where nobody gave any."""
+
+from libc.string cimport memcpy
+from libcpp.string cimport string
+
+from zfast._core.buffers cimport arena_take, slab_grown, slab_release
+from zfast._core.request_head cimport (
+    http1_content_length,
+    http1_field,
+    http1_finish,
+    http1_range,
+    http1_request_line,
+)
+from zfast._core.types cimport (
+    METHOD_DELETE,
+    METHOD_GET,
+    METHOD_HEAD,
+    METHOD_PUT,
+    RANGE_BOUNDED,
+    RANGE_EMPTY,
+    RANGE_OFFSET,
+    RANGE_SUFFIX,
+    RANGE_WHOLE,
+)
+
+cdef enum:
+    FIRST_GUESS = 64 << 10
+
+
+cdef const char* _method_name(Method method) noexcept nogil:
+    if method == METHOD_HEAD:
+        return "HEAD"
+    if method == METHOD_PUT:
+        return "PUT"
+    if method == METHOD_DELETE:
+        return "DELETE"
+    return "GET"
+
+
+cdef void _write_range(Request* request, string* out) noexcept nogil:
+    cdef ByteRange* wanted = &request.wanted
+    cdef long long first = <long long>request.delivered
+    if request.method != METHOD_GET:
+        return
+    if first == 0:
+        if wanted.kind == RANGE_EMPTY:
+            http1_range(out, RANGE_BOUNDED, 0, 1)
+        elif wanted.kind != RANGE_WHOLE:
+            http1_range(out, wanted.kind, wanted.start, wanted.end)
+        return
+    # Resuming: only the object that the delivered bytes are from may answer with a part.
+    if wanted.kind == RANGE_BOUNDED:
+        http1_range(out, RANGE_BOUNDED, wanted.start + first, wanted.end)
+    elif wanted.kind == RANGE_SUFFIX:
+        http1_range(
+            out, RANGE_OFFSET, max(request.object_size - wanted.start, 0) + first, 0
+        )
+    else:
+        http1_range(out, RANGE_OFFSET, wanted.start + first, 0)
+    http1_field(out, "If-Range", request.etag)
+
+
+cdef void request_compose(Request* request, string* out) noexcept nogil:
+    # Its head, as it goes out now: of what has been delivered only the rest is asked for.
+    out.clear()
+    if request.endpoint.prefix.empty():
+        http1_request_line(out, _method_name(request.method), request.target)
+    else:
+        http1_request_line(
+            out, _method_name(request.method), request.endpoint.prefix + request.target
+        )
+    out.append(request.endpoint.fields)
+    if request.foreign:
+        out.append(request.profile.foreign_fields)
+    else:
+        out.append(request.profile.fields)
+        out.append(request.credentials)
+    out.append(request.fields)
+    _write_range(request, out)
+    if request.method == METHOD_PUT:
+        http1_content_length(out, <long long>request.content_size)
+    http1_finish(out)
+
+
+cdef bint request_has_all(const Request* request) noexcept nogil:
+    # Every byte came, yet the response was not complete: there is no range left to resume with.
+    cdef long long reached = request.wanted.start + <long long>request.delivered
+    if request.wanted.kind == RANGE_BOUNDED and reached >= request.wanted.end:
+        return True
+    if request.wanted.kind == RANGE_SUFFIX:
+        reached = max(request.object_size - request.wanted.start, 0) + <long long>request.delivered
+    return 0 <= request.object_size <= reached
+
+
+cdef bint request_make_room(Request* request, size_t size) noexcept nogil:
+    # Room for `size` bytes in all, False when there is no memory. What is delivered stays.
+    cdef Slab* slab = NULL
+    cdef char* memory
+    if request.memory != NULL and request.capacity >= size:
+        return True
+    memory = arena_take(request.arena, size, &slab)
+    if memory == NULL:
+        return False
+    if request.delivered:
+        memcpy(memory, request.memory, request.delivered)
+    slab_release(request.slab)
+    request.slab = slab
+    request.memory = memory
+    request.capacity = size
+    return True
+
+
+cdef bint request_grow(Request* request, size_t size) noexcept nogil:
+    # For a body of unknown length: memory of its own that doubles.
+    cdef size_t room = max(request.capacity * 2, max(size, <size_t>FIRST_GUESS))
+    cdef Slab* slab
+    if request.capacity >= size:
+        return True
+    slab = slab_grown(request.slab, room)
+    if slab == NULL:
+        return False
+    request.slab = slab
+    request.memory = slab.base
+    request.capacity = room
+    return True
+
+
+cdef void request_forget_memory(Request* request) noexcept nogil:
+    slab_release(request.slab)
+    request.slab = NULL
+    request.memory = NULL
+    request.capacity = 0

@@ -1,0 +1,204 @@
+"""Large ranges over several connections: one request leads, and the others are its parts.
+
+The lead asks for the first part. Once its head has come, the object is known, and the others ask
+for theirs under its entity tag (If-Match, RFC 9110, section 13.1.1): all are of one state of the
+object, or none of it counts. Where the object has no strong tag, changes meanwhile, or the server
+does not do ranges, the whole range is read by one request after all. Under the scheduler's lock.
+"""
+
+from libcpp.string cimport string
+
+from zfast._core.lanes cimport lanes_enqueue
+from zfast._core.state cimport BatchState, Origin
+from zfast._core.types cimport (
+    METHOD_GET,
+    RANGE_BOUNDED,
+    RANGE_WHOLE,
+    STATUS_BAD_STATUS,
+    STATUS_CHANGED,
+    STATUS_MISSING,
+    STATUS_OK,
+    STATUS_RANGE_MISMATCH,
+    STATUS_RANGE_UNSUPPORTED,
+    STATUS_REDIRECT,
+)
+
+cdef enum:
+    # Parts begin at multiples of this, counted from the begin of the range.
+    ALIGNMENT = 64 << 10
+    # Ranges in a row that were read anew by one request: then none is split any more.
+    MOST_LOST = 2
+
+
+cdef size_t _part_size(const Scheduler* s, const Request* lead, size_t size) noexcept nogil:
+    # Of a batch whose requests are many already, each stays whole: its connections are taken.
+    cdef size_t requests = (<BatchState*>lead.batch).requests.size()
+    cdef size_t most = <size_t>s.max_in_flight // requests
+    cdef size_t part = lead.profile.split_size
+    cdef size_t parts
+    if part == 0 or size < lead.profile.split_threshold:
+        return size
+    parts = min(most, (size + part - 1) // part)
+    if parts < 2:
+        return size
+    part = (size + parts - 1) // parts
+    return (part + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+cdef void split_plan(Scheduler* s, Request* lead) noexcept nogil:
+    # Of a request that is about to go out: plans parts of it, if it is large.
+    cdef BatchState* batch = <BatchState*>lead.batch
+    cdef long long start = lead.wanted.start
+    cdef long long past = lead.wanted.end
+    cdef long long size
+    cdef Request* part
+    if lead.wanted.kind == RANGE_WHOLE and lead.expected >= 0:
+        start = 0
+        past = lead.expected
+    elif lead.wanted.kind != RANGE_BOUNDED:
+        return
+    if lead.method != METHOD_GET or (<Origin*>lead.origin).only_whole or lead.piece_count > 1:
+        return
+    size = <long long>_part_size(s, lead, <size_t>(past - start))
+    if size >= past - start:
+        return
+    if lead.wanted.kind == RANGE_WHOLE:
+        lead.whole = lead.expected
+    lead.wanted.kind = RANGE_BOUNDED
+    lead.wanted.start = start
+    lead.wanted.end = start + size
+    lead.past = past
+    if lead.expected >= 0:
+        lead.expected = size
+    start += size
+    while start < past:
+        batch.parts.emplace_back()
+        part = &batch.parts.back()
+        part.lead = lead
+        part.wanted.kind = RANGE_BOUNDED
+        part.wanted.start = start
+        part.wanted.end = min(start + size, past)
+        lead.parts.push_back(part)
+        start += size
+    lead.unfinished = 1 + lead.parts.size()
+    lead.profile.counters.split += 1
+
+
+cdef void split_go(Scheduler* s, Request* lead) noexcept nogil:
+    # The lead's head has come: the parts go out, to where it was found.
+    cdef size_t offset
+    cdef long long size
+    if lead.released or lead.parts.empty() or lead.cancelled != STATUS_OK:
+        return
+    lead.released = True
+    lead.part_tag = lead.tag
+    for part in lead.parts:
+        if 0 <= lead.object_size <= part.wanted.start:
+            # The object ends before.
+            lead.unfinished -= 1
+            continue
+        if lead.object_size >= 0:
+            part.wanted.end = min(part.wanted.end, lead.object_size)
+        offset = <size_t>(part.wanted.start - lead.wanted.start)
+        size = part.wanted.end - part.wanted.start
+        part.profile, part.origin, part.endpoint = lead.profile, lead.origin, lead.endpoint
+        part.batch, part.arena, part.index = lead.batch, lead.arena, lead.index
+        part.method = lead.method
+        part.target = lead.target
+        part.foreign = lead.foreign
+        part.fields, part.credentials = lead.fields, lead.credentials
+        if not lead.part:
+            part.fields += string(b"If-Match: ") + lead.tag + string(b"\r\n")
+        part.part = True
+        part.known_tag = lead.tag
+        part.object_size = lead.object_size
+        part.whole = lead.whole
+        part.expected = size
+        part.repeatable = lead.repeatable
+        part.layout, part.pieces, part.piece_count = lead.layout, lead.pieces, lead.piece_count
+        part.offset = lead.offset + offset
+        if lead.pieces == NULL:
+            part.memory = lead.memory + offset
+            part.capacity = <size_t>size
+        lanes_enqueue(s, part, False)
+
+
+cdef inline bint _reads_otherwise(Status code) noexcept nogil:
+    # What one request for the whole range may not come to.
+    return code in (
+        STATUS_BAD_STATUS, STATUS_CHANGED, STATUS_MISSING, STATUS_RANGE_MISMATCH,
+        STATUS_RANGE_UNSUPPORTED, STATUS_REDIRECT,
+    )
+
+
+cdef void _unite(Request* lead) noexcept nogil:
+    lead.wanted.end = lead.past
+    if lead.expected >= 0:
+        lead.expected = lead.past - lead.wanted.start
+    lead.delivered = 0
+    lead.etag.clear()
+    lead.parts.clear()
+    lead.released = False
+
+
+cdef inline size_t _whole_size(const Request* lead) noexcept nogil:
+    cdef long long past = lead.past
+    if lead.object_size >= 0:
+        past = min(past, lead.object_size)
+    return <size_t>(past - lead.wanted.start)
+
+
+cdef SplitStep _conclude(Request* lead, Status* code) noexcept nogil:
+    # All parts have ended, and the first that failed, if one has, did so with this code.
+    cdef Origin* origin = <Origin*>lead.origin
+    cdef bint again = False
+    if lead.undivided:
+        origin.only_whole = True
+        return SPLIT_ENDS
+    if not lead.opened:
+        # Nothing is there; or there is no tag to hold the parts together.
+        again = code[0] == STATUS_OK and lead.delivered > 0
+        origin.only_whole = origin.only_whole or again
+    elif code[0] == STATUS_OK:
+        origin.splits_lost = 0
+        lead.delivered = _whole_size(lead)
+    elif not lead.part:
+        again = _reads_otherwise(code[0])
+        origin.splits_lost += again
+        # Replicas that each have a tag of their own never agree.
+        origin.only_whole = origin.only_whole or origin.splits_lost >= MOST_LOST
+    if again:
+        _unite(lead)
+    return SPLIT_AGAIN if again else SPLIT_ENDS
+
+
+cdef void _take_failure(Request* lead) noexcept nogil:
+    # Not before all have ended: until then the lead's outcome is its worker's to write.
+    if lead.failed != lead:
+        lead.http_status, lead.error = lead.failed.http_status, lead.failed.error
+        lead.attempts = lead.failed.attempts
+        lead.detail = lead.failed.detail
+
+
+cdef SplitStep split_ended(Scheduler* s, Request* request, Status* code) noexcept nogil:
+    # A lead or a part came out so; the code is that of the whole range where all of it has ended.
+    cdef Request* lead = request.lead if request.lead != NULL else request
+    cdef bint fails = code[0] != STATUS_OK and lead.failed_with == STATUS_OK
+    cdef SplitStep step
+    lead.unfinished -= 1
+    if fails:
+        lead.failed_with = code[0]
+        lead.failed = request
+    if request == lead and not lead.released:
+        if code[0] == STATUS_OK and lead.opened:
+            split_go(s, lead)
+        if not lead.released:
+            lead.unfinished -= lead.parts.size()
+    if lead.unfinished > 0:
+        return SPLIT_FAILS if fails else SPLIT_WAITS
+    code[0] = lead.failed_with
+    step = _conclude(lead, code)
+    if step == SPLIT_ENDS and code[0] != STATUS_OK:
+        _take_failure(lead)
+    lead.failed_with = STATUS_OK
+    return step

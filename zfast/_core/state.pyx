@@ -1,0 +1,40 @@
+"""What the engine knows is in the declarations; here are its clock, and what wakes its threads.
+
+Fields that nobody sets begin as zero, False and NULL.
+"""
+
+from libcpp.string cimport string
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from zfast._core.extern.sockets cimport ZFAST_SEND_FLAGS, send
+from zfast._core.governor cimport governor_start
+
+
+cdef double monotonic() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
+
+
+cdef void ring(int fd) noexcept nogil:
+    # One byte is enough: when the socket is full, whoever reads it is awake anyhow.
+    send(fd, b"!", 1, ZFAST_SEND_FLAGS)
+
+
+cdef void wake(Worker* worker) noexcept nogil:
+    if not worker.woken:
+        worker.woken = True
+        ring(worker.wake_fd)
+
+
+cdef Origin* origin_new(
+    long long id, string authority, string fields, string prefix, int max_leases
+) noexcept nogil:
+    cdef Origin* origin = new Origin()
+    origin.id = id
+    origin.endpoint.authority = authority
+    origin.endpoint.fields = fields
+    origin.endpoint.prefix = prefix
+    origin.max_leases = max_leases
+    governor_start(&origin.governor)
+    return origin

@@ -1,0 +1,108 @@
+"""What has come due: deadlines, retries, pauses that are over, connections that were idle for long.
+
+Each function runs under the scheduler's lock, in the first I/O thread; none blocks.
+"""
+
+from libcpp.vector cimport vector
+
+from cython.operator cimport dereference
+
+from zfast._core.buffers cimport buffers_trim
+from zfast._core.finishing cimport scheduler_cancel
+from zfast._core.lanes cimport lanes_enqueue
+from zfast._core.leases cimport lease_has_ended, lease_retire, lease_watch_idle
+from zfast._core.request cimport Request
+from zfast._core.scheduler cimport scheduler_dispatch
+from zfast._core.state cimport NOBODY, BatchState, BatchState_ptr, Lease, origin_has_waiting
+from zfast._core.types cimport STATUS_DEADLINE
+
+
+cdef void _expire(Scheduler* s, double now) noexcept nogil:
+    cdef vector[BatchState_ptr] expired
+    cdef BatchState* batch
+    s.next_deadline = 0
+    for entry in s.batches:
+        batch = entry.second
+        if batch.deadline <= 0:
+            continue
+        if batch.deadline <= now:
+            expired.push_back(batch)
+        elif s.next_deadline == 0 or batch.deadline < s.next_deadline:
+            s.next_deadline = batch.deadline
+    for batch in expired:
+        batch.deadline = 0
+        scheduler_cancel(s, batch, -1, STATUS_DEADLINE)
+
+
+cdef void _sweep_idle(Scheduler* s, double now) noexcept nogil:
+    # Gives back what has been idle for long enough, and closes what the server has closed.
+    cdef vector[Lease*] idle
+    cdef bint rested = False
+    cdef bint due
+    for entry in s.origins:
+        idle.insert(idle.end(), entry.second.idle.begin(), entry.second.idle.end())
+    s.next_idle = 0
+    for lease in idle:
+        due = lease.idle_since + s.idle_timeout <= now
+        if lease_has_ended(lease):
+            lease_retire(s, lease, False)
+        elif due:
+            lease_retire(s, lease, True)
+        else:
+            lease_watch_idle(s, lease, now)
+        rested = rested or due
+    if rested:
+        buffers_trim()
+
+
+cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil:
+    # What has come due: retries after their backoff, deadlines, dialling after a pause, and the
+    # idle leases.
+    cdef Request* request
+    cdef bint due = False
+    if s.next_deadline > 0 and s.next_deadline <= now:
+        _expire(s, now)
+    if 0 < s.next_idle <= now:
+        _sweep_idle(s, now)
+    while not s.delayed.empty() and dereference(s.delayed.begin()).first <= now:
+        request = dereference(s.delayed.begin()).second
+        s.delayed.erase(s.delayed.begin())
+        lanes_enqueue(s, request, True)
+        due = True
+    for origin in s.pending:
+        if not origin_has_waiting(origin):
+            continue
+        if 0 < origin.dial_after <= now:
+            due = True
+            origin.dial_after = 0
+        if 0 < origin.governor.paused_until <= now:
+            due = True
+            origin.governor.paused_until = 0
+    if 0 < s.restore_after <= now:
+        due = True
+        s.restore_after = 0
+        s.max_leases = s.allowed_leases
+    if due:
+        scheduler_dispatch(s, NOBODY, now)
+
+
+cdef double scheduler_next_tick(Scheduler* s) noexcept nogil:
+    # When scheduler_tick has something to do next, 0 when nothing is waiting for a time.
+    cdef double first = s.next_deadline
+    cdef double due
+    if s.next_idle > 0:
+        first = s.next_idle if first == 0 else min(first, s.next_idle)
+    if s.restore_after > 0:
+        first = s.restore_after if first == 0 else min(first, s.restore_after)
+    if not s.delayed.empty():
+        due = dereference(s.delayed.begin()).first
+        first = due if first == 0 else min(first, due)
+    for origin in s.pending:
+        if not origin_has_waiting(origin):
+            continue
+        if origin.dial_after > 0:
+            first = origin.dial_after if first == 0 else min(first, origin.dial_after)
+        if origin.governor.paused_until > 0:
+            due = origin.governor.paused_until
+            first = due if first == 0 else min(first, due)
+    return first

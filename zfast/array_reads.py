@@ -1,0 +1,188 @@
+"""One read of an array: zarr's list of chunks → one native batch, and one future to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zfast import loops
+from zfast._core.array_read import ArrayRead, Inexpressible
+from zfast._core.batch import Batch
+from zfast._core.recipe import Recipe
+from zfast.recipes import Description, describe, why_not
+from zfast.selections import Extent, Indices, Points, place, split
+
+if TYPE_CHECKING:
+    from zfast.client import Client
+
+__all__ = ["Inexpressible", "Recipes", "read_array"]
+
+
+class Recipes:
+    """The compiled codec chains of one pipeline, by what a chunk's specification says.
+
+    Parameters
+    ----------
+    pipeline : CodecPipeline
+        Whose codecs they are.
+    """
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+        self._known: dict[Any, tuple[Recipe, tuple[int, ...]] | str] = {}
+
+    def get(self, spec: Any, dtype: np.dtype[Any]) -> tuple[Recipe, tuple[int, ...]]:
+        """The recipe for the chunks of a specification, and the order of their stored axes.
+
+        Raises
+        ------
+        Inexpressible
+            If the core cannot read such chunks.
+        """
+        name = (spec.shape, spec.dtype, spec.order, dtype)
+        found = self._known.get(name)
+        if found is None:
+            found = self._known[name] = self._compile(spec, dtype)
+        if isinstance(found, str):
+            raise Inexpressible(found)
+        return found
+
+    def _compile(self, spec: Any, dtype: np.dtype[Any]) -> tuple[Recipe, tuple[int, ...]] | str:
+        description = describe(self._pipeline, spec, dtype)
+        if description is None:
+            return why_not(self._pipeline, spec, dtype)
+        try:
+            return _recipe(description), description.axes
+        except (ValueError, OverflowError) as error:
+            return str(error)
+
+
+def _recipe(description: Description) -> Recipe:
+    return Recipe(
+        description.shape,
+        description.axes,
+        description.item_size,
+        description.swap,
+        description.steps,
+        None if description.inner is None else _recipe(description.inner),
+        description.index_at_end,
+        description.index_checksum,
+        description.index_big_endian,
+    )
+
+
+async def read_array(
+    recipes: Recipes,
+    client: Client,
+    items: Sequence[tuple[Any, ...]],
+    getter_type: type,
+    store: Any,
+    out: Any,
+    drop_axes: Sequence[int],
+    fill_value: Any,
+) -> list[bool]:
+    """Read chunks into an output.
+
+    Parameters
+    ----------
+    recipes : Recipes
+        Of the pipeline that reads.
+    client : Client
+        The store's.
+    items : sequence of tuple
+        As zarr gives them to a codec pipeline.
+    getter_type, store : type and object
+        What every byte getter has to be, and whose.
+    out : numpy.ndarray
+        Where the elements go; every one that the items select is written.
+    drop_axes : sequence of int
+        As zarr gives them to a codec pipeline.
+    fill_value : scalar
+        For chunks that are missing.
+
+    Returns
+    -------
+    list of bool
+        For each item, whether its chunk or shard is missing.
+
+    Raises
+    ------
+    Inexpressible
+        If the core cannot read this: nothing was read then, or what was read does not matter.
+    ZfastError
+        If a chunk cannot be had, or is corrupt.
+    """
+    if type(out) is not np.ndarray or not out.flags.writeable:
+        raise Inexpressible("an output that is no numpy array")
+    spec = items[0][1]
+    recipe, axes = recipes.get(spec, out.dtype)
+    fill = np.empty((), out.dtype)
+    fill[...] = fill_value
+    hub = loops.hub(client._engine())
+    operations = client._operations
+    location = operations.location
+    indexes = operations.shard_indexes(hub.engine, client._index_cache_size, client._suffix_ranges)
+    batch = Batch(hub.engine, client._deadline, hub.waker, fail_fast=True, open=True)
+    # Not every dtype has a buffer; its bytes do.
+    memory = out.view(f"V{out.dtype.itemsize}")
+    read = ArrayRead(
+        batch,
+        recipe,
+        indexes,
+        operations.policy,
+        operations.origin(),
+        tuple(spec.shape),
+        memory,
+        fill.tobytes(),
+        len(items),
+        client._coalesce_gap,
+        client._coalesce_size,
+        hub.attends(),
+    )
+
+    def placed(chunk_selection: Any, out_selection: Any) -> Any:
+        where = place(
+            chunk_selection, out_selection, drop_axes, recipe.shape, out.shape, out.strides, axes
+        )
+        if where is None:
+            return None
+        inner = recipe.inner
+        if inner is None:
+            return [(0, *_listed(where))]
+        return [
+            (number, *_listed(part))
+            for number, part in split(where, recipe.shape, inner.shape, inner.axes)
+        ]
+
+    def feed() -> None:
+        before, after = location.affixes()
+        try:
+            read.add(items, getter_type, store, before, after, location.target, placed, drop_axes)
+        finally:
+            read.seal()
+
+    await loops.wait(hub, batch, feed)
+    if batch.range_ignored and recipe.inner is None:
+        # Of shards the core itself knows best what was ignored.
+        indexes.expect_whole_objects()
+    failed = read.failure()
+    if failed is not None:
+        item, index = failed
+        raise operations.error(batch, index, items[item][0].path)
+    return read.missing()
+
+
+def _listed(where: tuple[int, list[Extent]] | Points) -> tuple[int, list[tuple[Any, ...]], bool]:
+    # As the core takes it: an offset, extents of four numbers or with lists, whether it is flat.
+    if isinstance(where, Points):
+        return 0, [_extent(where.positions, where.places)], True
+    offset, extents = where
+    return offset, [e if len(e) == 4 else _extent(*e) for e in extents], False
+
+
+def _extent(positions: Indices, places: Indices | int) -> tuple[Any, ...]:
+    if isinstance(places, np.ndarray):
+        return 0, 1, len(positions), 0, positions, places
+    return 0, 1, len(positions), places, positions, None

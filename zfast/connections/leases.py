@@ -1,0 +1,264 @@
+"""Leases: connections dialled for the engine, lent to it, and given back to their pools.
+
+A pool's `_get_conn` and `_put_conn` are called as `HTTPConnectionPool.urlopen` calls them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import socket
+import ssl
+import time
+import zlib
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+from urllib3.exceptions import ClosedPoolError, EmptyPoolError, HTTPError
+from urllib3.util.ssl_match_hostname import CertificateError
+
+from zfast import runtime
+from zfast._core.engine import Engine
+from zfast._core.request_head import check_target
+from zfast._core.tls import session_of, unavailable
+from zfast._core.types import Status
+from zfast.config import setting
+from zfast.connections import opening
+from zfast.connections.opening import NO_DESCRIPTOR, addresses, open_connection
+from zfast.connections.origins import Origin, all_connections, origins
+from zfast.errors import ConfigurationError
+from zfast.locations.http import HTTPLocation
+from zfast.relay import Relay
+
+__all__ = ["relayed", "tls_fallback"]
+
+_log = logging.getLogger("zfast")
+
+# How long a dial waits for its turn at a pool that blocks; each retry waits again.
+_FULL_POOL_SECONDS = 0.5
+
+_lease_ids = itertools.count(1)
+
+
+@dataclass(eq=False)
+class _Lease:
+    """A connection that the engine has; `far` is its end of the relay, where there is one.
+
+    `address` is where it leads, as `addresses` counts it; a proxy's where there is one.
+    """
+
+    origin: int
+    pool: Any
+    connection: Any
+    address: str
+    far: socket.socket | None = None
+
+
+_leases: dict[int, _Lease] = {}
+_relay: Relay | None = None
+_relayed = 0
+
+
+def relayed() -> int:
+    """How many connections took the way through Python so far."""
+    return _relayed
+
+
+# ----------------------------------------------------------------------------------------- dialling
+
+
+def _dial(engine: Engine, origin_id: int) -> None:
+    origin = origins.get(origin_id)
+    if origin is None:
+        engine.dial_failed(origin_id, Status.CONNECT_FAILED, 0, False, b"the client is closed")
+        return
+    pool = connection = None
+    try:
+        with runtime.fork_guard:
+            pool = origin.pool()
+        connection = _connection_of(engine, origin, pool)
+        used = not connection.is_closed
+        timeout = origin.connections.connect_timeout
+        address = open_connection(pool, connection, origin.scheme, timeout)
+        _lend(engine, _Lease(origin_id, pool, connection, address), used)
+    except BaseException as error:
+        code, number, detail = opening.explain(error)
+        if origin.proxy:
+            detail = f"through the {origin.proxy}: {detail}"
+        text = detail.encode(errors="replace")
+        try:
+            if connection is not None:
+                connection.close()
+                _put_back(pool, connection)
+            if number in NO_DESCRIPTOR:
+                # Those that wait in pools for nothing in particular are worth less than this one.
+                with runtime.fork_guard:
+                    origin.connections.managers.clear()
+        finally:
+            # Whatever else goes wrong, the engine hears of it: a request waits for the answer.
+            with contextlib.suppress(RuntimeError):
+                engine.dial_failed(
+                    origin_id,
+                    code,
+                    number,
+                    number in NO_DESCRIPTOR,
+                    text,
+                )
+        if not isinstance(error, (OSError, HTTPError, CertificateError, RuntimeError)):
+            raise
+
+
+def _connection_of(engine: Engine, origin: Origin, pool: Any) -> Any:
+    deadline = time.monotonic() + _FULL_POOL_SECONDS
+    while True:
+        try:
+            with runtime.fork_guard:
+                # Waits not here, where it would keep the process from forking.
+                return pool._get_conn(timeout=0)
+        except EmptyPoolError:
+            if time.monotonic() > deadline:
+                raise
+        # What the pool has lent may only be idling with the engine, for another client of it.
+        engine.release_idle([o.id for o in list(origins.values()) if o.shares_pool_with(origin)])
+        time.sleep(0.01)
+
+
+def _lend(engine: Engine, lease: _Lease, used: bool) -> None:
+    lease_id = next(_lease_ids)
+    with runtime.fork_guard:
+        _leases[lease_id] = lease
+    try:
+        sock: Any = lease.connection.sock
+        session = 0
+        sock.settimeout(0)
+        if not isinstance(sock, socket.socket) or isinstance(sock, ssl.SSLSocket):
+            session, why = _session_of(sock)
+            if why:
+                sock = lease.far = _attach(engine, lease_id, sock, why)
+        engine.adopt(
+            lease_id,
+            lease.origin,
+            sock.fileno(),
+            used,
+            lease.far is None,
+            session,
+            zlib.crc32(lease.address.encode()) or 1,
+        )
+    except BaseException:
+        _take_back(lease_id)
+        raise
+
+
+def tls_fallback() -> str:
+    """Why TLS goes through Python from here on, "" where the engine uses the sessions itself."""
+    return "the setting tls is 'python'" if setting("tls") == "python" else unavailable()
+
+
+def _session_of(sock: Any) -> tuple[int, str]:
+    why = tls_fallback()
+    return (0, why) if why else session_of(sock)
+
+
+def _attach(engine: Engine, lease_id: int, tls: Any, why: str) -> socket.socket:
+    global _relay, _relayed
+    if not _relayed:
+        _log.info(
+            "TLS goes through Python's ssl module, with the GIL, and slower than it could: %s", why
+        )
+    # A stream cut without close_notify must not look like one that ended.
+    tls.suppress_ragged_eofs = False
+    with runtime.fork_guard:
+        _relay = _relay or Relay()
+        _relayed += 1
+    return _relay.attach(lease_id, tls, lambda: engine.believe_end(lease_id))
+
+
+# ------------------------------------------------------------------------------------ giving back
+
+
+def _put_back(pool: Any, connection: Any) -> None:
+    with runtime.fork_guard:
+        if pool.pool is None or (not pool.block and pool.pool.full()):
+            # The pool keeps fewer than were lent; it would say so in the log for each.
+            connection.close()
+            return
+        with contextlib.suppress(ClosedPoolError):
+            pool._put_conn(connection)
+
+
+def _take_back(lease_id: int) -> _Lease | None:
+    with runtime.fork_guard:
+        lease = _leases.pop(lease_id, None)
+        if lease is not None:
+            addresses.drop(lease.address)
+    if lease is not None and lease.far is not None:
+        assert _relay is not None
+        _relay.detach(lease_id)
+        lease.far.close()
+        if lease.connection.sock is not None:
+            lease.connection.sock.suppress_ragged_eofs = True
+    return lease
+
+
+def _redirect(engine: Engine, batch_id: int, index: int) -> None:
+    found = engine.redirection(batch_id, index)
+    if found is None:
+        return
+    target, location, authority, origin_id = found
+    origin = origins.get(origin_id)
+    try:
+        if origin is None:
+            raise ConfigurationError("the client is closed")
+        base = f"{authority.decode()}{target.decode()}"
+        url = urljoin(base, location.decode("utf-8", "surrogateescape"))
+        place = HTTPLocation(url.partition("#")[0])
+        new_target = place.target("")
+        check_target(new_target)
+        new_origin = origin.connections.origin(engine, place.scheme, place.host, place.port)
+    except Exception as error:
+        # A user's pool manager may raise anything, and the request waits for an answer.
+        _log.warning("a redirect cannot be followed: %s", error)
+        engine.redirect(batch_id, index, -1, b"", False)
+    else:
+        engine.redirect(batch_id, index, new_origin, new_target, new_origin != origin_id)
+
+
+def _serve(engine: Engine, kind: str, id: int, index: int) -> None:
+    if kind == "dial":
+        _dial(engine, id)
+    elif kind == "redirect":
+        _redirect(engine, id, index)
+    else:
+        lease = _take_back(id)
+        if lease is not None:
+            try:
+                if kind == "close":
+                    if index:
+                        # It broke: others of the host's addresses go first for a while.
+                        with runtime.fork_guard:
+                            addresses.failed(lease.address, time.monotonic())
+                    lease.connection.close()
+                _put_back(lease.pool, lease.connection)
+            finally:
+                engine.left(lease.origin)
+
+
+def _forget() -> None:
+    global _relay
+    if _relay is not None:
+        _relay.forget()
+        _relay = None
+    for lease in _leases.values():
+        if lease.far is not None:
+            lease.far.close()
+        lease.connection.close()
+    _leases.clear()
+    opening.forget()
+    for connections in list(all_connections):
+        connections.forget()
+
+
+runtime.serve_with(_serve)
+runtime.on_fork(_forget)

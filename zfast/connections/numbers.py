@@ -1,0 +1,128 @@
+"""urllib3's Retry and Timeout as plain numbers, for the engine."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, NamedTuple
+
+import urllib3
+
+from zfast._core.types import Method
+from zfast.config import setting
+from zfast.errors import ConfigurationError
+
+__all__ = [
+    "Limits",
+    "Retries",
+    "Timeouts",
+    "credential_fields",
+    "retry_numbers",
+    "retry_statuses",
+    "time_limits",
+]
+
+Retries = urllib3.Retry | int | None
+Timeouts = urllib3.Timeout | float | None
+
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+
+
+def _retry(retries: Any) -> urllib3.Retry:
+    if isinstance(retries, urllib3.Retry):
+        return retries
+    if retries is None:
+        total = setting("max_attempts") - 1
+    elif isinstance(retries, int):
+        total = max(int(retries), 0)
+    else:
+        raise ConfigurationError(
+            f"retries={retries!r}: pass a urllib3.Retry, a number of retries, or None"
+        )
+    return urllib3.Retry(
+        total,
+        status_forcelist=_RETRIED,
+        backoff_factor=setting("backoff_factor"),
+        backoff_max=setting("backoff_max"),
+        backoff_jitter=setting("backoff_jitter"),
+    )
+
+
+def _count(value: Any) -> int:
+    if value is None:
+        return -1
+    return 0 if value is False else int(value)
+
+
+def retry_numbers(retries: Retries) -> dict[str, Any]:
+    """What the engine needs of a `urllib3.Retry`, as numbers; None of urllib3 becomes -1.
+
+    Parameters
+    ----------
+    retries : urllib3.Retry, int or None
+        None takes the settings' attempts and backoff.
+    """
+    retry = _retry(retries)
+    methods = 0
+    for method in Method:
+        if retry._is_method_retryable(method.name):
+            methods |= 1 << method
+    redirects = retry.redirect
+    return {
+        "total": _count(retry.total),
+        "connect": _count(retry.connect),
+        "read": _count(retry.read),
+        "status": _count(retry.status),
+        "other": _count(retry.other),
+        "redirects": setting("max_redirects") if redirects is None else _count(redirects),
+        "backoff_factor": float(retry.backoff_factor),
+        "backoff_max": float(retry.backoff_max),
+        "backoff_jitter": float(retry.backoff_jitter),
+        "retry_after_max": float(getattr(retry, "retry_after_max", 21600)),
+        "respect_retry_after": bool(retry.respect_retry_after_header),
+        "methods": methods,
+    }
+
+
+def retry_statuses(retries: Retries) -> frozenset[int]:
+    """The HTTP statuses worth another attempt: `status_forcelist`, or the default where empty."""
+    return frozenset(_retry(retries).status_forcelist or _RETRIED)
+
+
+def credential_fields(retries: Retries) -> frozenset[str]:
+    """Names, in lower case, of the fields that must not follow a redirect to another origin."""
+    return frozenset(name.lower() for name in _retry(retries).remove_headers_on_redirect)
+
+
+class Limits(NamedTuple):
+    """Seconds to open a connection, to the first byte of a response, and without progress.
+
+    None for no limit.
+    """
+
+    connect: float | None
+    first_byte: float | None
+    read: float | None
+
+
+def time_limits(timeout: Timeouts) -> Limits:
+    """The limits that a client's timeout means.
+
+    Parameters
+    ----------
+    timeout : urllib3.Timeout, float or None
+        A number stands for all of them, the time for reading of a Timeout also for the first byte;
+        None takes the settings'.
+    """
+    if timeout is None or not isinstance(timeout, urllib3.Timeout):
+        return Limits(
+            setting("connect_timeout", timeout),
+            setting("first_byte_timeout", timeout),
+            setting("read_timeout", timeout),
+        )
+    # With a total, urllib3 tells the limit for reading only once the clock of connecting runs.
+    running = timeout.clone()
+    running.start_connect()
+    limits = []
+    for limit in (timeout.connect_timeout, running.read_timeout):
+        limits.append(limit if isinstance(limit, (int, float)) else socket.getdefaulttimeout())
+    return Limits(limits[0], limits[1], limits[1])

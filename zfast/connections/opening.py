@@ -1,0 +1,259 @@
+"""Opening a connection as urllib3 does, to one address after another where its host has several.
+
+Of a pool's methods for subclasses it calls `_prepare_proxy` and `_validate_conn`, as
+`HTTPConnectionPool.urlopen` does. Of a connection it has `_new_conn` see one address in place of
+the name, and only there: the Host field, SNI and the certificate's check are about the name.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    EmptyPoolError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
+from urllib3.util.connection import allowed_gai_family
+from urllib3.util.ssl_match_hostname import CertificateError
+
+from zfast import runtime
+from zfast._core.types import Status
+from zfast.addresses import Addresses
+from zfast.connections.origins import tunnels
+
+__all__ = ["NO_DESCRIPTOR", "addresses", "explain", "forget", "open_connection", "peer_of"]
+
+NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+# While others are left, long enough for the first packet to be lost and sent again, a second later.
+_PATIENCE_SECONDS = 2.0
+# For so long a host with one address is taken to have no more, and is asked for by urllib3 alone.
+_SINGLE_SECONDS = 30.0
+_MOST_SINGLE = 1024
+
+# To be used under `runtime.fork_guard`.
+addresses = Addresses()
+_single_until: dict[tuple[str, int], float] = {}
+
+
+def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | None) -> str:
+    """Have a connection of `pool` be open, as it is before urllib3 sends a request.
+
+    Parameters
+    ----------
+    pool : HTTPConnectionPool
+        Its pool.
+    connection : HTTPConnection
+        Closed, or used before.
+    scheme : str
+        Of the origin; the proxy's may be another.
+    timeout : float or None
+        Seconds to connect, over all addresses of the host.
+
+    Returns
+    -------
+    str
+        The address that it leads to, which `addresses` counts from now on; "" for none.
+    """
+    connection.timeout = timeout
+    if isinstance(connection.sock, ssl.SSLSocket) and connection.sock.pending():
+        # Behind the last response there was something, which no poll tells of: it would pass for
+        # the next one.
+        connection.close()
+    with _Spread(connection) as spread:
+        if connection.is_closed and pool.proxy is not None and tunnels(pool, scheme):
+            pool._prepare_proxy(connection)
+        pool._validate_conn(connection)
+        if connection.is_closed:
+            connection.connect()
+    if not spread.address and (peer := peer_of(connection.sock)):
+        with runtime.fork_guard:
+            addresses.hold(peer, time.monotonic())
+        return peer
+    return spread.address
+
+
+class _Spread:
+    """While it is entered, the connection is opened to one of all the addresses of its host."""
+
+    def __init__(self, connection: Any) -> None:
+        self.address = ""
+        self._connection = connection
+        # A class that opens its connections in its own way (SOCKS, a socket of Unix) is let be.
+        own = getattr(type(connection), "_new_conn", None)
+        self._ours = own is HTTPConnection._new_conn and "_new_conn" not in vars(connection)
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        if self._ours:
+            self._connection._new_conn = self._new_conn
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._ours:
+            del self._connection._new_conn
+        if not self.address:
+            return
+        now = time.monotonic()
+        with runtime.fork_guard:
+            if error is None:
+                addresses.succeeded(self.address, self._began, now)
+            else:
+                # Of the handshake, or the tunnel.
+                addresses.failed(self.address, now)
+                addresses.drop(self.address)
+
+    def _new_conn(self) -> socket.socket:
+        connection = self._connection
+        name, timeout = connection._dns_host, connection.timeout
+        found = _addresses_of(name, connection.port)
+        if len(found) < 2:
+            return HTTPConnection._new_conn(connection)
+        clock = _Clock(timeout)
+        failures: dict[str, BaseException] = {}
+        try:
+            while found:
+                with runtime.fork_guard:
+                    address = addresses.take(found, time.monotonic())
+                found.remove(address)
+                connection._dns_host = address.rpartition(":")[0]
+                connection.timeout = clock.share(len(found))
+                try:
+                    sock = HTTPConnection._new_conn(connection)
+                except BaseException as error:
+                    with runtime.fork_guard:
+                        addresses.drop(address)
+                        if not _is_of_address(error):
+                            raise
+                        addresses.failed(address, time.monotonic())
+                    failures[address] = error.__cause__ or error
+                else:
+                    self.address = address
+                    # What is left is for the handshake.
+                    sock.settimeout(clock.share(0))
+                    return sock
+        finally:
+            connection._dns_host, connection.timeout = name, timeout
+        raise _none_of(failures, connection) from _telling(failures)
+
+
+class _Clock:
+    """The time for one connection, over all addresses of its host."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    def share(self, others: int) -> float | None:
+        """Seconds for the next step, with `others` to come behind it."""
+        patience = _PATIENCE_SECONDS if others else None
+        if self._deadline is None:
+            return patience
+        # 0 would mean not to wait at all.
+        fair = max((self._deadline - time.monotonic()) / (others + 1), 0.001)
+        return fair if patience is None else min(fair, patience)
+
+
+def _addresses_of(host: str, port: int) -> list[str]:
+    """All addresses of a host in the resolver's order, or fewer than two: leave it to urllib3."""
+    now = time.monotonic()
+    with runtime.fork_guard:
+        if _single_until.get((host, port), now) > now:
+            return []
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, allowed_gai_family(), socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        # urllib3 finds out as well, and has words for it.
+        return []
+    names = list(dict.fromkeys(_shown(entry[4]) for entry in found))
+    if len(names) < 2:
+        with runtime.fork_guard:
+            if len(_single_until) >= _MOST_SINGLE:
+                _single_until.clear()
+            _single_until[host, port] = now + _SINGLE_SECONDS
+    return names
+
+
+def _shown(address: Any) -> str:
+    host, port = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def peer_of(sock: Any) -> str:
+    """The address at the other end, a proxy's where there is one; "" where it has none."""
+    # TLS within TLS has its socket within.
+    sock = getattr(sock, "socket", sock)
+    try:
+        return _shown(socket.socket.getpeername(sock))
+    except (OSError, TypeError, ValueError):
+        return ""
+
+
+def _is_of_address(error: BaseException) -> bool:
+    return isinstance(error, ConnectTimeoutError) and _number(error) not in NO_DESCRIPTOR
+
+
+def _none_of(failures: dict[str, BaseException], connection: Any) -> ConnectTimeoutError:
+    """What urllib3 would say of one address, of all of them."""
+    tried = "; ".join(f"{address}: {reason}" for address, reason in failures.items())
+    if all(isinstance(reason, TimeoutError) for reason in failures.values()):
+        return ConnectTimeoutError(
+            connection,
+            f"Connection to {connection.host} timed out. (connect timeout={connection.timeout}; "
+            f"{tried})",
+        )
+    return NewConnectionError(connection, f"Failed to establish a new connection: {tried}")
+
+
+def _telling(failures: dict[str, BaseException]) -> BaseException:
+    return max(failures.values(), key=lambda reason: bool(_number(reason)))
+
+
+def explain(error: BaseException) -> tuple[Status, int, str]:
+    """What a connection that could not be opened is to the engine: status, errno and words."""
+    chain = list(_causes(error))
+    number = _number(error)
+    detail = str(error) or type(error).__name__
+    if any(isinstance(e, (ssl.SSLCertVerificationError, CertificateError)) for e in chain) or (
+        # Of urllib3 alone, such as one that misses the fingerprint it was told.
+        isinstance(error, SSLError) and len(chain) == 1
+    ):
+        return Status.TLS_FAILED, 0, detail
+    if isinstance(error, (ConnectTimeoutError, TimeoutError)) and not isinstance(
+        error, NewConnectionError
+    ):
+        return Status.CONNECT_TIMEOUT, number, detail
+    if isinstance(error, EmptyPoolError):
+        return Status.CONNECT_FAILED, 0, "every connection of the pool is in use elsewhere"
+    if isinstance(error, (SSLError, ssl.SSLError, ProxyError)):
+        return Status.CONNECT_FAILED, 0, detail
+    return Status.CONNECT_FAILED, number, detail
+
+
+def _number(error: BaseException) -> int:
+    return next((e.errno for e in _causes(error) if isinstance(e, OSError) and e.errno), 0)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def forget() -> None:
+    """In a forked child: nothing is open, and nothing known."""
+    addresses.clear()
+    _single_until.clear()

@@ -1,0 +1,175 @@
+"""Origins as the engine knows them, and whose pools their connections come from."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+from urllib3.util.proxy import connection_requires_http_tunnel
+
+from zfast import runtime
+from zfast._core.engine import Engine
+from zfast.config import setting
+from zfast.connections.managers import (
+    EnvironmentManagers,
+    Managers,
+    OwnManager,
+    PoolManager,
+    proxy_shown,
+)
+from zfast.errors import ConfigurationError
+from zfast.proxies import Proxies
+
+__all__ = ["Connections", "Origin", "all_connections", "origins", "shared", "tunnels"]
+
+_origin_ids = itertools.count(1)
+
+
+@dataclass(eq=False)
+class Origin:
+    """A connection pool's host, as the engine knows it by number.
+
+    `proxy` is the one on the way there, as it may be shown; "" where there is none.
+    """
+
+    connections: Connections
+    manager: PoolManager
+    proxy: str
+    scheme: str
+    host: str
+    port: int
+    engine: Engine
+    id: int = field(default_factory=lambda: next(_origin_ids))
+
+    def shares_pool_with(self, other: Origin) -> bool:
+        """Whether both lead to the same pool, on behalf of different clients."""
+        return (
+            self is not other
+            and self.engine is other.engine
+            and self.manager is other.manager
+            and (self.scheme, self.host, self.port) == (other.scheme, other.host, other.port)
+        )
+
+    def pool(self) -> Any:
+        """The pool; asked for anew each time, since a manager forgets those that it uses least."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.manager.connection_from_host(host, self.port, self.scheme)
+
+
+origins: weakref.WeakValueDictionary[int, Origin] = weakref.WeakValueDictionary()
+
+
+class Connections:
+    """The connections of pool managers, lent to the engine.
+
+    Parameters
+    ----------
+    managers : Managers
+        Whose pools are dialled.
+    connect_timeout : float or None
+        Seconds to open a connection.
+    """
+
+    def __init__(self, managers: Managers, connect_timeout: float | None) -> None:
+        self.managers = managers
+        self.connect_timeout = connect_timeout
+        self._origins: dict[tuple[str, str, int], Origin] = {}
+        all_connections.add(self)
+
+    def origin(self, engine: Engine, scheme: str, host: str, port: int) -> int:
+        """The engine's number of an origin, which it is told of when it is new."""
+        key = (scheme, host, port)
+        origin = self._origins.get(key)
+        if origin is not None and origin.engine is engine:
+            return origin.id
+        with runtime.fork_guard:
+            origin = self._origins.get(key)
+            if origin is None or origin.engine is not engine:
+                manager = self.managers.leading_to(scheme, host, port)
+                proxy = proxy_shown(manager)
+                origin = Origin(self, manager, proxy, scheme, host, port, engine)
+                self._introduce(engine, origin)
+                origins[origin.id] = origin
+                self._origins[key] = origin
+        return origin.id
+
+    def _introduce(self, engine: Engine, origin: Origin) -> None:
+        shown = f"[{origin.host}]" if ":" in origin.host else origin.host
+        if origin.port != {"http": 80, "https": 443}[origin.scheme]:
+            shown = f"{shown}:{origin.port}"
+        authority = f"{origin.scheme}://{shown}".encode("ascii")
+        fields = f"Host: {shown}\r\n".encode("ascii")
+        prefix = b""
+        pool = origin.pool()
+        if pool.proxy is not None and not tunnels(pool, origin.scheme):
+            # A forwarding proxy wants the whole URL (RFC 9112, 3.2.2), and to know who asks.
+            prefix = authority
+            for name, value in (pool.proxy_headers or {}).items():
+                fields += f"{name}: {value}\r\n".encode("latin-1")
+        limit = pool.pool.maxsize if pool.block and pool.pool is not None else 0
+        engine.add_origin(origin.id, authority, fields, prefix, limit)
+
+    def release_idle(self) -> None:
+        """Have idle connections go back to their pools now instead of a little later."""
+        engine = runtime.running()
+        if engine is not None and not engine.stopped:
+            known = list(self._origins.values())
+            engine.release_idle([o.id for o in known if o.engine is engine])
+
+    def forget(self) -> None:
+        """In a forked child: close the parent's connections here, keep the configuration."""
+        self._origins.clear()
+        self.managers.clear()
+
+
+def tunnels(pool: Any, scheme: str) -> bool:
+    """Whether the pool's proxy is asked for a tunnel (CONNECT) to an origin of this scheme."""
+    return connection_requires_http_tunnel(pool.proxy, pool.proxy_config, scheme)
+
+
+all_connections: weakref.WeakSet[Connections] = weakref.WeakSet()
+_shared: dict[tuple[Any, ...], Connections] = {}
+# By the id of the manager, which each of them keeps alive.
+_of_managers: weakref.WeakValueDictionary[tuple[int, float | None], Connections] = (
+    weakref.WeakValueDictionary()
+)
+
+
+def shared(
+    manager: PoolManager | None, ca_certs: str | None, connect_timeout: float | None
+) -> Connections:
+    """The `Connections` of a manager, or those that all clients with these settings share.
+
+    Parameters
+    ----------
+    manager : urllib3.PoolManager, optional
+        The user's own.
+    ca_certs : str, optional
+        Path of a bundle of CA certificates; the system's trust store by default.
+    connect_timeout : float or None
+        Seconds to open a connection.
+
+    Notes
+    -----
+    Without a manager of one's own, what the environment says of proxies now holds for good.
+    """
+    if manager is not None:
+        if ca_certs is not None:
+            raise ConfigurationError("pass ca_certs to your own pool_manager, not beside it")
+        with runtime.fork_guard:
+            # One for all clients of a manager: they share what its pools allow.
+            found = _of_managers.get((id(manager), connect_timeout))
+            if found is None:
+                found = Connections(OwnManager(manager), connect_timeout)
+                _of_managers[id(manager), connect_timeout] = found
+            return found
+    proxies = Proxies.of_environment() if setting("trust_env") else Proxies()
+    key = (ca_certs, connect_timeout, proxies)
+    with runtime.fork_guard:
+        if key not in _shared:
+            options: dict[str, Any] = {"ca_certs": ca_certs} if ca_certs is not None else {}
+            managers = EnvironmentManagers(proxies, maxsize=setting("max_concurrency"), **options)
+            _shared[key] = Connections(managers, connect_timeout)
+        return _shared[key]

@@ -1,0 +1,264 @@
+"""FastCodecPipeline: one read of a FastStore's array is one native batch, and so is one write.
+
+Whatever the core cannot do is done by zarr's own pipeline, counted, and said once in the log.
+Arrays on other stores are zarr's throughout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import zarr
+from zarr.core.codec_pipeline import BatchedCodecPipeline, fill_value_or_default
+from zarr.registry import register_pipeline
+from zarr.storage import StorePath
+
+from zfast._mapping import KeyMapping
+from zfast.array_reads import Inexpressible, Recipes, read_array
+
+__all__ = ["FastCodecPipeline", "choose_pipeline"]
+
+_log = logging.getLogger("zfast")
+
+# Encoded bytes that wait to be written; once more as many may be on their way.
+_MOST_WAITING = 64 * 1024 * 1024
+
+# (StorePath, ArraySpec, chunk selection, out selection, whether the chunk is complete); without
+# the last up to zarr 3.0.2.
+Item = tuple[Any, ...]
+# As zarr's GetResult: {"status": "present" | "missing"} for every item.
+_STATUSES = ({"status": "present"}, {"status": "missing"})
+Statuses = tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class FastCodecPipeline(BatchedCodecPipeline):
+    """zarr's codec pipeline, which leaves a FastStore's chunks to the native core.
+
+    zarr makes it from its configuration (``codec_pipeline.path``) as it opens an array; see
+    `choose_pipeline`. Equal, and pickled, as zarr's own is.
+    """
+
+    @cached_property
+    def _recipes(self) -> Recipes:
+        return Recipes(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_recipes"}
+
+    async def read(  # type: ignore[override]
+        self, batch_info: Iterable[Item], out: Any, drop_axes: tuple[int, ...] = ()
+    ) -> Statuses | None:
+        """Read chunks, and put what is selected of them into `out`.
+
+        Parameters
+        ----------
+        batch_info : iterable of tuple
+            For each chunk where it is, its ArraySpec, what is selected of it, and where in `out`
+            that goes.
+        out : NDBuffer
+            Not initialised; every element is written.
+        drop_axes : tuple of int
+            Axes of what is selected that `out` does not have.
+
+        Returns
+        -------
+        tuple of dict
+            ``{"status": "present"}`` or ``{"status": "missing"}`` for each chunk; of chunks on
+            other stores what zarr's own pipeline returns.
+
+        Raises
+        ------
+        ZfastError
+            If bytes cannot be had.
+        """
+        items = list(batch_info)
+        store = _fast_store(items)
+        if store is None:
+            # Returns nothing up to zarr 3.1.
+            return await super().read(items, out, drop_axes)  # type: ignore[func-returns-value]
+        statuses, reason = await _native_read(self, store, items, out, drop_axes)
+        if statuses is None:
+            statuses = await self._read_by_zarr(store, items, out, drop_axes, reason)
+        return statuses
+
+    async def _read_by_zarr(
+        self, store: Any, items: list[Item], out: Any, drop_axes: tuple[int, ...], reason: str
+    ) -> Statuses:
+        """Have zarr's own pipeline read items of a FastStore, for a reason worth a log line."""
+        _count_fallback(store, len(items), reason)
+        watched = [(_Watched(path.store, path.path), *rest) for path, *rest in items]
+        statuses: Any = await super().read(  # type: ignore[func-returns-value]
+            watched, out, drop_axes
+        )
+        if statuses is None:
+            statuses = tuple(
+                {"status": "missing" if item[0].missing else "present"} for item in watched
+            )
+        return statuses  # type: ignore[no-any-return]
+
+    async def write(
+        self, batch_info: Iterable[Item], value: Any, drop_axes: tuple[int, ...] = ()
+    ) -> None:
+        """Encode chunks by zarr, and write them as one batch.
+
+        Parameters
+        ----------
+        batch_info : iterable of tuple
+            For each chunk where it is, its ArraySpec, which part of it is written, which part of
+            `value` that is, and whether it is the whole chunk.
+        value : NDBuffer
+            What is written.
+        drop_axes : tuple of int
+            Axes of a chunk that `value` does not have.
+
+        Raises
+        ------
+        ValueError
+            If the store is read-only.
+        ZfastError
+            If it failed; which chunks the server has written is then unknown.
+        """
+        items = list(batch_info)
+        store = _fast_store(items)
+        if store is None:
+            await super().write(items, value, drop_axes)
+            return
+        store._check_writable()
+        outbox = _Outbox(store)
+        collected = [(_Collected(path.store, path.path, outbox), *rest) for path, *rest in items]
+        await super().write(collected, value, drop_axes)
+        await outbox.flush()
+
+
+async def _native_read(
+    pipeline: FastCodecPipeline,
+    store: Any,
+    items: list[Item],
+    out: Any,
+    drop_axes: tuple[int, ...],
+) -> tuple[Statuses | None, str]:
+    """Read items by the core: their statuses, or None and why it is not for the core."""
+    try:
+        missing = await read_array(
+            pipeline._recipes,
+            store._client,
+            items,
+            StorePath,
+            store,
+            out.as_ndarray_like(),
+            drop_axes,
+            fill_value_or_default(items[0][1]),
+        )
+    except Inexpressible as error:
+        return None, str(error)
+    return tuple(_STATUSES[gone] for gone in missing), ""
+
+
+def _fast_store(items: list[Item]) -> Any:
+    """The FastStore that all items are on and that wants this pipeline, else None."""
+    # Inner chunks of a shard come with byte getters of zarr's own, which have no store.
+    if not items or type(items[0][0]) is not StorePath:
+        return None
+    store: Any = items[0][0].store
+    # The only mapping of ours that zarr 3 takes for a Store. What wraps one sees every access.
+    if not isinstance(store, KeyMapping) or not store._pipeline:
+        return None
+    alike = all(type(item[0]) is StorePath and item[0].store is store for item in items)
+    return store if alike else None
+
+
+# ------------------------------------------------------------------------------------- fallbacks
+
+_said: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+
+
+def _count_fallback(store: Any, chunks: int, reason: str) -> None:
+    store._client._policy.count_fallback(chunks)
+    said = _said.setdefault(store._client, set())
+    if reason not in said:
+        said.add(reason)
+        _log.info("zarr's own pipeline reads chunks of %s: %s", store.url, reason)
+
+
+class _Watched(StorePath):
+    """Where zarr reads a chunk; knows afterwards whether there was none."""
+
+    missing = False
+
+    async def get(self, prototype: Any = None, byte_range: Any = None) -> Any:
+        value = await super().get(prototype, byte_range)
+        self.missing = self.missing or value is None
+        return value
+
+
+# ---------------------------------------------------------------------------------------- writes
+
+
+class _Outbox:
+    """Chunks of one write that wait to leave together; None for one to be deleted."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._waiting: dict[str, Any] = {}
+        self._size = 0
+        self._leaving = asyncio.Lock()
+
+    async def add(self, key: str, value: Any) -> None:
+        self._waiting[key] = value
+        self._size += 0 if value is None else len(value)
+        if self._size > _MOST_WAITING:
+            await self.flush()
+
+    async def flush(self) -> None:
+        async with self._leaving:
+            leaving, self._waiting, self._size = self._waiting, {}, 0
+            written = [(key, value) for key, value in leaving.items() if value is not None]
+            deleted = [key for key, value in leaving.items() if value is None]
+            if written:
+                await self._store._set_many(written)
+            if deleted:
+                await self._store._delete_all(deleted)
+
+
+class _Collected(StorePath):
+    """Where zarr reads a chunk, and puts it to be written with the others."""
+
+    def __init__(self, store: Any, path: str, outbox: _Outbox) -> None:
+        super().__init__(store, path)
+        self._outbox = outbox
+
+    async def set(self, value: Any) -> None:
+        await self._outbox.add(self.path, value)
+
+    async def delete(self) -> None:
+        await self._outbox.add(self.path, None)
+
+
+# -------------------------------------------------------------------------------------- choosing
+
+_chosen = False
+
+
+def choose_pipeline() -> None:
+    """Make FastCodecPipeline what zarr opens arrays with, unless that was decided already.
+
+    Only where ``zarr.config`` names zarr's own default, and only once a process: whoever sets
+    ``codec_pipeline.path`` before or afterwards has the last word.
+    """
+    global _chosen
+    default = f"{BatchedCodecPipeline.__module__}.{BatchedCodecPipeline.__qualname__}"
+    if not _chosen and zarr.config.get("codec_pipeline.path") == default:
+        ours = f"{FastCodecPipeline.__module__}.{FastCodecPipeline.__qualname__}"
+        zarr.config.set({"codec_pipeline.path": ours})
+        _chosen = True
+
+
+# For processes that were told of it by name alone the entry point of pyproject.toml does this.
+register_pipeline(FastCodecPipeline)
