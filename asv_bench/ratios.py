@@ -1,7 +1,9 @@
 """Prints the figures that the project quotes, measured in one go on this machine.
 
     python asv_bench/ratios.py                    bodies of 64 KiB and 1 MiB
-    python asv_bench/ratios.py --stores           and arrays through zarr, beside its other stores
+    python asv_bench/ratios.py --stores           and arrays through zarr, under the same ceiling
+    python asv_bench/ratios.py --arrays           arrays of every kind, beside zfast's peers
+    python asv_bench/ratios.py --networks         bad networks (takes root), and a slow server
 
 Medians over rounds in which everything runs once, so that what else the machine does meanwhile
 meets all alike.
@@ -11,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import zarr
-from benchmarks import many, store
+from benchmarks import arrays, many, networks, store
 from benchmarks.common import CONNECTIONS, CORES, Figures
+from benchmarks.peers import PEERS
+from servers.netns import why_no_networks
 
 import zfast
 
@@ -32,30 +36,62 @@ requests  HTTP requests for each {object}
 _GOALS = ("; goal 0.85 for 64 KiB and 1 MiB", "; goal 0.90", "; goal 1.50 for 64 KiB")
 _NO_GOALS = ("", "", "")
 
+_PEER = f"{'MiB/s':>7} {'ratio':>6} {'goal':>5} "
+_ARRAY_NOTES = f"""
+MiB/s     of what was asked for, decompressed
+packed    how many times smaller the array is as it is stored
+hog       zfast beside a spinning Python thread by zfast without, per core left; \
+goal {arrays.HOG_GOAL}
+ratio     zfast by the peer, of the same round; < where it misses its goal
+"""
+
+_NETWORK_NOTES = """
+MiB/s     of what was asked for
+ratio     zfast by the peer, of the same round
+"""
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="ratios of zfast to a bare poll loop")
+    parser = argparse.ArgumentParser(
+        description="ratios of zfast to a bare poll loop, to its peers"
+    )
     parser.add_argument("--mib", type=int, default=256, help="size of each data set (256)")
     parser.add_argument("--rounds", type=int, default=9, help="how often all is measured (9)")
     parser.add_argument(
         "--bodies", nargs="+", choices=many.BODIES, default=["64 KiB", "1 MiB"], metavar="SIZE"
     )
     parser.add_argument("--stores", action="store_true", help="arrays through zarr as well")
-    options = parser.parse_args()
-    print(
-        f"zfast {zfast.__version__}, {CORES} cores, {CONNECTIONS} connections, "
-        f"{options.mib} MiB, medians of {options.rounds} rounds\n"
+    parser.add_argument("--arrays", action="store_true", help="arrays beside peers, instead")
+    parser.add_argument(
+        "--networks", action="store_true", help="bad networks and a slow server, instead"
     )
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="TEXT", help="those with this in their names"
+    )
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="those of arrays")
+    options = parser.parse_args()
+    cases = [case for case in arrays.CASES if any(text in case for text in options.only)]
+    if options.arrays and not cases:
+        parser.error(f"--only: no such array; there are {', '.join(arrays.CASES)}")
+    print(
+        f"zfast {zfast.__version__}, zarr {zarr.__version__}, {CORES} cores, "
+        f"{CONNECTIONS} connections, {options.mib} MiB, medians of {options.rounds} rounds\n"
+    )
+    if options.arrays:
+        _print_arrays(cases, options.peers, options.mib, options.rounds)
+        return
+    if options.networks:
+        peers = [peer for peer in networks.PEERS if peer in options.peers]
+        _print_networks(options.only, peers, options.mib, options.rounds)
+        return
     with tempfile.TemporaryDirectory(prefix="zfast-bench-") as folder:
         measured = many.measure(Path(folder), options.bodies, options.mib, options.rounds)
     _print(measured, "body", _GOALS)
     if options.stores:
-        print(
-            f"\narrays through zarr {zarr.__version__}; at the end of a row: zfast by its peers\n"
-        )
+        print("\narrays through zarr\n")
         with tempfile.TemporaryDirectory(prefix="zfast-bench-") as folder:
-            arrays = store.measure(Path(folder), mib=options.mib, rounds=options.rounds)
-        _print(arrays, "chunk or shard, those to open the array included", _NO_GOALS)
+            stored = store.measure(Path(folder), mib=options.mib, rounds=options.rounds)
+        _print(stored, "chunk or shard, those to open the array included", _NO_GOALS)
 
 
 def _print(
@@ -63,14 +99,101 @@ def _print(
 ) -> None:
     print(_HEAD, _UNITS, sep="\n")
     for params, found in measured.items():
-        peers = (f"{peer} {ratio:.2f}" for peer, ratio in found.peer_ratios.items())
         print(
             f"{', '.join(params):<20} {found.ceiling_rate:>8.0f} {found.rate:>8.0f} "
             f"{found.ratio_to_ceiling:>7.2f} {found.hog_ratio:>7.2f} {found.cpu_ratio:>7.2f} "
-            f"{found.requests:>9.2f}  {'  '.join(peers)}".rstrip()
+            f"{found.requests:>9.2f}"
         )
     shapes = ", ".join(dict.fromkeys(found.ceiling for found in measured.values()))
     print(_NOTES.format(shapes=shapes, object=what, goals=goals))
+
+
+def _print_arrays(cases: Sequence[str], peers: Sequence[str], mib: int, rounds: int) -> None:
+    """A line for each case as soon as it has been measured."""
+    print(f"{'':<23} {'packed':>6} {'zfast':>7} {'hog':>6}  ", *(f"{peer:<21}" for peer in peers))
+    print(f"{'':<23} {'':>6} {'MiB/s':>7} {'':>6}  ", *(f"{_PEER:<21}" for _ in peers))
+    with tempfile.TemporaryDirectory(prefix="zfast-bench-") as folder:
+        for name, found in arrays.measure(Path(folder), cases, peers, mib, rounds):
+            beside = (_beside(found, peer, arrays.CASES[name].goals.get(peer)) for peer in peers)
+            print(
+                f"{name:<23} {found.packed:>6.2f} {_rate(found.rate):>7} "
+                f"{_judged(found.hog_ratio, arrays.HOG_GOAL)}  ",
+                *beside,
+                flush=True,
+            )
+    print(_ARRAY_NOTES)
+
+
+def _print_networks(only: Sequence[str], peers: Sequence[str], mib: int, rounds: int) -> None:
+    def wanted(name: str) -> bool:
+        return any(text in name for text in only)
+
+    cases = list(filter(wanted, networks.CASES))
+    chunks = [chunk for chunk in networks.CHUNKS if wanted(f"held back, {chunk}")]
+    with tempfile.TemporaryDirectory(prefix="zfast-bench-") as name:
+        folder = Path(name)
+        if why := why_no_networks():
+            print(f"no networks: {why}\n")
+        else:
+            if cases:
+                _print_distant(folder, cases, peers, mib, rounds)
+            if wanted("round trips"):
+                _print_round_trips(folder, mib, rounds)
+        if chunks:
+            _print_held_back(folder, chunks, peers, mib, rounds)
+
+
+def _print_distant(
+    folder: Path, cases: Sequence[str], peers: Sequence[str], mib: int, rounds: int
+) -> None:
+    print(f"{'':<23} {'zfast':>7}  ", *(f"{peer:>14}" for peer in peers))
+    print(f"{'':<23} {'MiB/s':>7}  ", *(f"{'MiB/s':>7} {'ratio':>6}" for _ in peers))
+    for name, found in networks.beside_peers(folder, cases, peers, mib, rounds):
+        beside = (
+            f"{_rate(found.peer_rates[peer]):>7} {found.peer_ratios[peer]:>6.2f}"
+            if peer in found.peer_ratios
+            else f"{'-':>7} {'-':>6}"
+            for peer in peers
+        )
+        print(f"{name:<23} {_rate(found.rate):>7}  ", *beside, flush=True)
+    print(_NETWORK_NOTES)
+
+
+def _print_round_trips(folder: Path, mib: int, rounds: int) -> None:
+    found = networks.round_trips(folder, mib, rounds)
+    count = networks.bodies(mib)
+    print(
+        f"{count} bodies of 64 KiB over {networks.ROUND_TRIP * 1000:.0f} ms: "
+        f"time by that of {count}/{CONNECTIONS} round trips\n"
+    )
+    for warmth, ratio in found.items():
+        print(f"{f'connections {warmth}':<23} {ratio:>7.2f}")
+    print(flush=True)
+
+
+def _print_held_back(
+    folder: Path, chunks: Sequence[str], peers: Sequence[str], mib: int, rounds: int
+) -> None:
+    print("1 % of responses held back for 2 s: time by that of none\n")
+    print(f"{'':<23} {'zfast':>7}  ", *(f"{peer:>14}" for peer in peers))
+    for chunk, found in networks.held_back(folder, chunks, peers, mib, rounds):
+        beside = (f"{found[peer]:>14.2f}" if peer in found else f"{'-':>14}" for peer in peers)
+        print(f"{f'held back, {chunk}':<23} {found['zfast']:>7.2f}  ", *beside, flush=True)
+
+
+def _beside(found: arrays.Beside, peer: str, goal: float | None) -> str:
+    if peer not in found.peer_ratios:
+        return f"{'-':>7} {'-':>6} {'':>6}"
+    ratio = _judged(found.peer_ratios[peer], goal)
+    return f"{_rate(found.peer_rates[peer]):>7} {ratio} {'' if goal is None else f'{goal:g}':>5}"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def _judged(ratio: float, goal: float | None) -> str:
+    return f"{ratio:>6.2f}{'<' if goal is not None and ratio < goal else ' '}"
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
+import trustme
+from servers.netns import Network
 from servers.nginx import Nginx, find_nginx
 from servers.processes import ChildServer
 
@@ -31,6 +33,7 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 CONNECTIONS = 64
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+_LEFT_BY_HOG = (CORES - 1) / CORES
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,6 @@ class Figures:
     """CPU time for the same work by the ceiling's."""
     requests: float | None = None
     """HTTP requests for each body."""
-    peer_ratios: dict[str, float] = field(default_factory=dict)
-    """Its rate by each peer's."""
 
 
 def with_hogs(subjects: Mapping[str, Subject]) -> dict[str, Subject]:
@@ -142,17 +143,22 @@ def with_hogs(subjects: Mapping[str, Subject]) -> dict[str, Subject]:
     return both
 
 
+def hog_ratio(rounds: Rounds, name: str, *, share_left: float = _LEFT_BY_HOG) -> float:
+    """Rate beside a GIL hog by the rate without, for each share of the machine that is left."""
+    # On a single core nothing is left to compare with.
+    return rounds.seconds_ratio(name, _hog_of(name)) / (share_left or math.nan)
+
+
 def figures(
     rounds: Rounds,
     name: str,
     ceilings: Iterable[str],
     work: float,
     *,
-    share_left: float = (CORES - 1) / CORES,
+    share_left: float = _LEFT_BY_HOG,
     requests: float | None = None,
-    peers: Iterable[str] = (),
 ) -> Figures:
-    """Compare a subject with the best of its ceilings, with its hogged self and with its peers.
+    """Compare a subject with the best of its ceilings, and with its hogged self.
 
     Parameters
     ----------
@@ -167,11 +173,9 @@ def figures(
         ceiling_rate=work / rounds.seconds(best),
         ceiling=best,
         ratio_to_ceiling=rounds.seconds_ratio(best, name),
-        # On a single core nothing is left to compare with.
-        hog_ratio=rounds.seconds_ratio(name, _hog_of(name)) / (share_left or math.nan),
+        hog_ratio=hog_ratio(rounds, name, share_left=share_left),
         cpu_ratio=rounds.cpu_ratio(name, best),
         requests=requests,
-        peer_ratios={peer: rounds.seconds_ratio(peer, name) for peer in peers},
     )
 
 
@@ -179,24 +183,45 @@ def _hog_of(name: str) -> str:
     return f"{name} beside a hog"
 
 
+CA = trustme.CA()
+"""Who signs the certificates of the servers here."""
+
+
+def trust(folder: Path) -> None:
+    """Have this process, its peers' libraries included, trust `CA`; before the first session."""
+    path = folder / "ca.pem"
+    CA.cert_pem.write_to_path(str(path))
+    for name in ("SSL_CERT_FILE", "TENSORSTORE_CA_BUNDLE"):
+        os.environ[name] = str(path)
+
+
 @contextlib.contextmanager
-def serving(root: Path) -> Iterator[ChildServer]:
+def serving(
+    root: Path, *, tls: bool = False, network: Network | None = None
+) -> Iterator[ChildServer]:
     """nginx over a folder, with as many workers as there are cores; Caddy where there is none."""
+    with running(_server(root, CA if tls else None).within(network)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def running(server: ChildServer) -> Iterator[ChildServer]:
+    """Have a server run, and end it in any case."""
     # asv ends what takes too long with SIGTERM, and the server would stay.
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        with _server(root) as server:
+        with server:
             yield server
     finally:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _server(root: Path) -> ChildServer:
+def _server(root: Path, ca: trustme.CA | None) -> ChildServer:
     if find_nginx() is not None:
-        return Nginx(root, workers=CORES, access_log=False)
+        return Nginx(root, workers=CORES, access_log=False, ca=ca)
     from servers.caddy import Caddy
 
-    return Caddy(root)
+    return Caddy(root, ca=ca)
 
 
 class Tracked(abc.ABC):

@@ -1,15 +1,15 @@
-"""Whole arrays through `zarr.open(store=FastStore(url))[...]`, beside zarr on other stores.
+"""Whole arrays through `zarr.open(store=FastStore(url))[...]`, under a bare poll loop's ceiling.
 
-The ceiling is the network's alone: a bare poll loop that fetches every object of the array.
+The ceiling is the network's alone: the loop fetches every object of the array, and decodes nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -30,11 +30,10 @@ from .common import (
     serving,
     with_hogs,
 )
+from .peers import ZARRS_OWN
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-Read: TypeAlias = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -76,34 +75,24 @@ def measure(
     root = folder / "root"
     root.mkdir()
     ceiling = Ceiling(folder)
-    # To be taken before the first FastStore chooses a pipeline for the process.
-    zarrs_own = {"codec_pipeline.path": zarr.config.get("codec_pipeline.path")}
     values = _values(mib)
     measured = {}
     with serving(root) as server, zarr.config.set({"async.concurrency": CONNECTIONS}):
         for number, name in enumerate(layouts):
             path = root / f"{number}"
-            with zarr.config.set(zarrs_own):
+            with zarr.config.set(ZARRS_OWN):
                 targets, largest = _write(path, LAYOUTS[name], values)
             url = f"{server.url}/{number}"
             store = zfast.FastStore(url, max_concurrency=CONNECTIONS)
-            peers = _peers(url, zarrs_own)
-            reads: dict[str, Read] = {"zfast": _through(store), **peers}
-            for reader, read in reads.items():
-                if not np.array_equal(read(), values):
-                    raise AssertionError(f"{reader} read other values than were written")
+            read = functools.partial(_read, store)
+            if not np.array_equal(read(), values):
+                raise AssertionError(f"other values than were written: {name}")
             requests = store.stats()["requests"] / len(targets)
             ceilings = ceiling.readers(
                 server.port, [f"/{number}/{target}" for target in targets], largest
             )
-            subjects = {
-                **ceilings,
-                **with_hogs({"zfast": clocked(reads["zfast"])}),
-                **{peer: clocked(read) for peer, read in peers.items()},
-            }
-            measured[(name,)] = figures(
-                Rounds(subjects, rounds), "zfast", ceilings, mib, requests=requests, peers=peers
-            )
+            ran = Rounds({**ceilings, **with_hogs({"zfast": clocked(read)})}, rounds)
+            measured[(name,)] = figures(ran, "zfast", ceilings, mib, requests=requests)
             store.close()
     return measured
 
@@ -132,56 +121,8 @@ def _write(path: Path, layout: _Layout, values: npt.NDArray[np.float32]) -> tupl
     return [file.relative_to(path).as_posix() for file in objects], max(sizes)
 
 
-def _through(store: Any) -> Read:
-    return lambda: zarr.open(store=store, mode="r")[...]
-
-
-# --- the peers, each where it is installed
-
-
-def _peers(url: str, zarrs_own: dict[str, Any]) -> dict[str, Read]:
-    reads: dict[str, Read] = {}
-    for name, store in (("fsspec", _fsspec_store), ("obstore", _obstore_store)):
-        with contextlib.suppress(ImportError):
-            reads[name] = _configured(_through(store(url)), zarrs_own)
-    with contextlib.suppress(ImportError):
-        reads["tensorstore"] = _tensorstore_read(url)
-    return reads
-
-
-def _configured(read: Read, settings: dict[str, Any]) -> Read:
-    def configured() -> Any:
-        with zarr.config.set(settings):
-            return read()
-
-    return configured
-
-
-def _fsspec_store(url: str) -> Any:
-    import aiohttp  # noqa: F401 (fsspec would say so only when it reads)
-    from zarr.storage import FsspecStore
-
-    return FsspecStore.from_url(url, read_only=True)
-
-
-def _obstore_store(url: str) -> Any:
-    from obstore.store import HTTPStore
-    from zarr.storage import ObjectStore
-
-    return ObjectStore(HTTPStore.from_url(url, client_options={"allow_http": True}), read_only=True)
-
-
-def _tensorstore_read(url: str) -> Read:
-    import tensorstore
-
-    spec = {"driver": "zarr3", "kvstore": {"driver": "http", "base_url": f"{url}/"}}
-    context = tensorstore.Context({"http_request_concurrency": {"limit": CONNECTIONS}})
-
-    def read() -> Any:
-        opened = tensorstore.open(spec, context=context, open=True, read=True)
-        return opened.result().read().result()
-
-    return read
+def _read(store: Any) -> Any:
+    return zarr.open(store=store, mode="r")[...]
 
 
 # --- for asv
@@ -203,21 +144,3 @@ class Store(Tracked):
         return measured[params].requests
 
     track_requests.unit = "requests/object, to open it included"
-
-
-class Peers:
-    """zfast by each peer, out of the same rounds."""
-
-    params = [list(LAYOUTS), ["fsspec", "obstore", "tensorstore"]]
-    param_names = ["layout", "peer"]
-
-    setup_cache = Store.setup_cache
-
-    def setup(self, measured: dict[Any, Figures], layout: str, peer: str) -> None:
-        if (layout,) not in measured or peer not in measured[(layout,)].peer_ratios:
-            raise NotImplementedError(f"{peer} is not installed")
-
-    def track_ratio_to_peer(self, measured: dict[Any, Figures], layout: str, peer: str) -> float:
-        return measured[(layout,)].peer_ratios[peer]
-
-    track_ratio_to_peer.unit = "zfast / peer"

@@ -1,0 +1,131 @@
+"""Who reads arrays over HTTP: zfast as it comes, and each of its peers where it is installed.
+
+All keep as many requests in flight. zarr takes the pipeline of an array from its configuration when
+the array is opened, and that of inner chunks when they are read: a reader's settings have to be in
+force for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import zarr
+
+import zfast
+
+from .common import CONNECTIONS
+
+PEERS = ("fsspec", "obstore", "tensorstore", "zarrs")
+
+# What opens the array each time that it is called; the array gives numpy's when it is indexed.
+Open: TypeAlias = Callable[[], Any]
+
+ZARRS_OWN = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
+
+_CONCURRENCY = {"async.concurrency": CONNECTIONS}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One way to read arrays."""
+
+    connect: Callable[[str], Open]
+    """Of the URL of an array. It knows nothing yet of the array, and has no connection to it."""
+    settings: Mapping[str, Any] = field(default_factory=lambda: _CONCURRENCY)
+    """What zarr is to be set to while arrays are opened and read."""
+
+    @contextlib.contextmanager
+    def configured(self) -> Iterator[None]:
+        with zarr.config.set(dict(self.settings)):
+            yield
+
+
+def readers(peers: Iterable[str] = PEERS) -> dict[str, Reader]:
+    """Of zfast, and of those peers that are installed."""
+    found = {"zfast": Reader(_through(zfast.FastStore))}
+    for peer in peers:
+        with contextlib.suppress(ImportError):
+            found[peer] = _MAKERS[peer]()
+    return found
+
+
+def _through(store_of: Callable[[str], Any]) -> Callable[[str], Open]:
+    return lambda url: functools.partial(zarr.open, store=store_of(url), mode="r")
+
+
+def _fsspec() -> Reader:
+    import aiohttp  # noqa: F401 (fsspec would say so only when it reads)
+    from zarr.storage import FsspecStore
+
+    store_of = functools.partial(FsspecStore.from_url, read_only=True)
+    return Reader(_through(store_of), {**_CONCURRENCY, **ZARRS_OWN})
+
+
+def _obstore() -> Reader:
+    return Reader(_through(_object_store_of()), {**_CONCURRENCY, **ZARRS_OWN})
+
+
+def _object_store_of() -> Callable[[str], Any]:
+    from obstore.store import HTTPStore
+    from zarr.storage import ObjectStore
+
+    def store_of(url: str) -> Any:
+        http = HTTPStore.from_url(url, client_options={"allow_http": True})
+        return ObjectStore(http, read_only=True)
+
+    return store_of
+
+
+def _zarrs() -> Reader:
+    """zarrs' pipeline over obstore, which it opens once more on its own side."""
+    # A request holds a thread of its pool, which the process has one of, as large as this says
+    # when it is first used; else there are as many requests at once as cores.
+    os.environ.setdefault("RAYON_NUM_THREADS", f"{CONNECTIONS}")
+    import zarrs  # noqa: F401 (zarr would import it only when it opens an array)
+
+    warnings.filterwarnings("ignore", "Successfully reconstructed a store", RuntimeWarning)
+    settings = {
+        "codec_pipeline.path": "zarrs.ZarrsCodecPipeline",
+        # An error, rather than zarr's own pipeline, for what zarrs cannot read.
+        "codec_pipeline.strict": True,
+        "codec_pipeline.chunk_concurrent_maximum": CONNECTIONS,
+        "threading.max_workers": CONNECTIONS,
+    }
+    return Reader(_through(_object_store_of()), {**_CONCURRENCY, **settings})
+
+
+def _tensorstore() -> Reader:
+    import tensorstore
+
+    class Array:
+        def __init__(self, opened: Any) -> None:
+            self._opened = opened
+
+        def __getitem__(self, selection: Any) -> Any:
+            return self._opened[selection].read().result()
+
+    def connect(url: str) -> Open:
+        spec = {"driver": "zarr3", "kvstore": {"driver": "http", "base_url": f"{url}/"}}
+        context = tensorstore.Context(
+            {
+                "cache_pool": {"total_bytes_limit": 0},
+                "http_request_concurrency": {"limit": CONNECTIONS},
+            }
+        )
+        return lambda: Array(tensorstore.open(spec, context=context, open=True, read=True).result())
+
+    return Reader(connect)
+
+
+_MAKERS: dict[str, Callable[[], Reader]] = {
+    "fsspec": _fsspec,
+    "obstore": _obstore,
+    "tensorstore": _tensorstore,
+    "zarrs": _zarrs,
+}
