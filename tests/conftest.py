@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
+import socket
 import ssl
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -21,7 +23,19 @@ from servers.pythonhttp import PythonHTTP
 from servers.scripted import ScriptedServer
 from servers.site import Site
 
+import zfast
+from zfast import connections
+
+# Requests are counted: hedges, which come when the machine is busy, only where a test is of them.
+# In the environment, for the programs of the tests too.
+os.environ["ZFAST_HEDGE_BUDGET"] = "0"
+zfast.config.refresh()
+
 _site_numbers = itertools.count()
+
+# The servers here are near: nothing of the machine's may stand between, for child processes either.
+for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[_name]
 
 
 @pytest.fixture
@@ -64,6 +78,50 @@ def tls_context(tls_ca: trustme.CA) -> ssl.SSLContext:
     tls_ca.issue_cert("127.0.0.1", "localhost").configure_cert(context)
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+@pytest.fixture(params=["auto", "python"])
+def tls_path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """TLS natively, then by way of Python; natively not one read takes the other way."""
+    path: str = request.param
+    before = zfast.stats()["fallback_reads"]
+    with zfast.config.set(tls=path):
+        give_idle_connections_back()
+        yield path
+        if path == "auto":
+            assert zfast.stats()["fallback_reads"] == before
+    give_idle_connections_back()
+
+
+def give_idle_connections_back() -> None:
+    """Have every connection opened anew, or taken out of its pool, by the next read."""
+    for client in list(connections.all_connections):
+        client.release_idle()
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set variables for one test: `environment(HTTP_PROXY=proxy.url)`."""
+
+    def set_variables(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_variables
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name below .example is 127.0.0.1 to this process."""
+
+    def near(real: Callable[..., Any]) -> Callable[..., Any]:
+        def resolve(host: Any, *rest: Any, **options: Any) -> Any:
+            return real("127.0.0.1" if host.endswith(".example") else host, *rest, **options)
+
+        return resolve
+
+    for name in ("getaddrinfo", "gethostbyname"):
+        monkeypatch.setattr(socket, name, near(getattr(socket, name)))
 
 
 @pytest.fixture(scope="session")

@@ -16,22 +16,40 @@ import pytest
 from zfast.config import SETTINGS, config, setting, source
 from zfast.errors import ConfigurationError
 
+
+def _core_count() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 DEFAULTS = {
     "max_concurrency": 64,
     "io_threads": 2,
-    "dial_threads": 10,
+    "decode_threads": _core_count(),
+    "dial_threads": 64,
     "max_attempts": 5,
     "connect_timeout": 10.0,
+    "first_byte_timeout": 60.0,
     "read_timeout": 60.0,
     "deadline": None,
     "backoff_factor": 0.1,
     "backoff_max": 20.0,
     "backoff_jitter": 0.1,
+    "hedge_budget": 0.05,
+    "hedge_floor": 0.02,
     "max_redirects": 10,
     "idle_timeout": 5.0,
+    "trust_env": True,
+    "tls": "auto",
     "max_head_size": 65536,
     "missing_status": (404, 410),
     "pipeline": True,
+    "index_cache_size": 16 * 2**20,
+    "coalesce_gap": 32 * 2**10,
+    "coalesce_size": 2**20,
+    "split_threshold": 8 * 2**20,
+    "split_size": 4 * 2**20,
+    "suffix_ranges": True,
 }
 
 
@@ -67,7 +85,7 @@ def test_every_setting_is_declared_whole() -> None:
         assert declared.environment == f"ZFAST_{name.upper()}"
         assert declared.meaning
         assert declared.allowed
-        assert declared.unit or isinstance(declared.default, bool)
+        assert declared.unit or isinstance(declared.default, bool | str)
         # The default is in the setting's own type, so that it is never converted twice.
         checked = declared.check(declared.default)
         assert checked == declared.default
@@ -128,6 +146,8 @@ def test_a_configuration_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("pipeline", "True", True),
         ("pipeline", "off", False),
         ("pipeline", "Yes", True),
+        ("tls", "python", "python"),
+        ("tls", "Auto", "auto"),
     ],
 )
 def test_environment_is_read_in_its_own_type(
@@ -195,7 +215,7 @@ def test_nonsense_is_refused_where_it_is_set(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"^{name} is .*from config.set"):
         config.set({"dial_threads": 3, name: value})
     assert setting(name) == before
-    assert setting("dial_threads") == 10
+    assert setting("dial_threads") == 64
 
 
 def test_nonsense_in_the_environment_names_the_variable(environment: Any) -> None:
@@ -203,7 +223,7 @@ def test_nonsense_in_the_environment_names_the_variable(environment: Any) -> Non
     with pytest.raises(ConfigurationError, match=r"^io_threads is 'a few' .from ZFAST_IO_THREADS"):
         setting("io_threads")
     assert setting("io_threads", 3) == 3
-    assert setting("dial_threads") == 10
+    assert setting("dial_threads") == 64
 
 
 @pytest.mark.parametrize(

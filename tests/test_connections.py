@@ -15,6 +15,7 @@ from servers.script import in_child
 from servers.scripted import (
     Action,
     Connection,
+    Fin,
     Request,
     ScriptedServer,
     Stall,
@@ -194,7 +195,23 @@ def test_ones_own_classes_open_the_connections(scripted: Start, way: str) -> Non
     OwnConnection.opened.clear()
     client = Client(server.url, pool_manager=manager)
     assert client.get_many(items(200)) == bodies(200)
-    assert OwnConnection.opened == [server.port] * len(server.connections)
+    # Those that opened last are not needed any more: nobody waits until the server has them.
+    server.wait_for(lambda: len(server.connections) == len(OwnConnection.opened))
+    assert set(OwnConnection.opened) == {server.port}
+
+
+def test_a_server_that_accepts_and_closes_uses_up_the_attempts(scripted: Start) -> None:
+    server = scripted(echo, on_accept=lambda _: [Fin()])
+    for retries in (0, 3):
+        before = len(server.connections)
+        client = Client(server.url, retries=urllib3.Retry(retries, backoff_factor=0))
+        with pytest.raises(zfast.ConnectionFailedError) as raised:
+            client.get("key")
+        assert raised.value.attempts == retries + 1
+        server.wait_for(
+            lambda before=before, made=retries + 1: len(server.connections) == before + made
+        )
+        client.close()
 
 
 def test_a_connection_class_that_fails(scripted: Start) -> None:
@@ -277,7 +294,7 @@ def tunnels(origin: ScriptedServer) -> Callable[[Request], Action]:
 
 
 def test_a_tunnel_to_a_tls_origin(
-    scripted: Start, origin: ScriptedServer, tls_ca_file: str
+    scripted: Start, origin: ScriptedServer, tls_ca_file: str, tls_path: str
 ) -> None:
     proxy = scripted(tunnels(origin))
     manager = urllib3.ProxyManager(
@@ -285,6 +302,7 @@ def test_a_tunnel_to_a_tls_origin(
     )
     client = Client(origin.url, pool_manager=manager)
     assert client.get_many(items(40)) == bodies(40)
+    assert (client.stats()["fallback_reads"] == 40) == (tls_path == "python")
     assert {r.target for r in proxy.requests} == {f"127.0.0.1:{origin.port}"}
     assert {r.field("Proxy-Authorization") for r in proxy.requests} == {"Basic secret"}
     # The proxy's credentials are not the origin's business, nor is the whole URL.
@@ -302,6 +320,8 @@ def test_a_tunnel_through_a_tls_proxy(
     client = Client(there.url, pool_manager=manager)
     assert client.get("small") == b"small"
     assert client.get_many([("large", None), ("small", None)] * 4) == [large, b"small"] * 4
+    # TLS within TLS has no descriptor of its own.
+    assert client.stats()["fallback_reads"] == 9
     assert {r.method for r in proxy.requests} == {"CONNECT"}
 
 
@@ -392,6 +412,25 @@ def test_a_refused_connection_is_tried_again(scripted: Start, backoff: float) ->
     assert raised.value.attempts == 4
     server.listen()
     assert client.get("key") == b"key"
+
+
+def test_a_forked_child_takes_nothing_out_of_the_parents_pools(scripted: Start) -> None:
+    server = scripted(echo)
+    client = Client(server.url)
+    assert client.get("parent") == b"parent"
+    pool = client._connections._origins["http", *server.address].pool().pool
+    client._connections.release_idle()
+    deadline = time.monotonic() + 20
+    while all(connection is None for connection in list(pool.queue)):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+    def read() -> None:
+        assert client.get("child") == b"child"
+
+    in_child(read)
+    assert client.get("parent") == b"parent"
+    assert [r.connection for r in server.requests] == [0, 1, 0]
 
 
 def test_a_limited_client_opens_no_more_than_it_may_use(scripted: Start) -> None:

@@ -19,6 +19,7 @@ from zfast.errors import (
     ChangedError,
     ConfigurationError,
     ConnectionFailedError,
+    CorruptError,
     DeadlineError,
     ListingError,
     MissingKeyError,
@@ -39,6 +40,7 @@ BUILTINS = {
     ConnectionFailedError: ConnectionError,
     ResponseError: OSError,
     ChangedError: OSError,
+    CorruptError: ValueError,
     ListingError: OSError,
     ConfigurationError: ValueError,
     NoMemoryError: MemoryError,
@@ -194,7 +196,12 @@ def test_every_failure_of_the_core_has_its_error(code: Status) -> None:
 def test_the_table_names_the_class() -> None:
     expected = {
         MissingKeyError: {Status.MISSING},
-        DeadlineError: {Status.DEADLINE, Status.READ_TIMEOUT, Status.CONNECT_TIMEOUT},
+        DeadlineError: {
+            Status.DEADLINE,
+            Status.READ_TIMEOUT,
+            Status.FIRST_BYTE_TIMEOUT,
+            Status.CONNECT_TIMEOUT,
+        },
         ConnectionFailedError: {
             Status.CONNECT_FAILED,
             Status.TLS_FAILED,
@@ -213,6 +220,7 @@ def test_the_table_names_the_class() -> None:
             Status.REDIRECT,
         },
         ChangedError: {Status.CHANGED},
+        CorruptError: {Status.CORRUPT},
         NoMemoryError: {Status.NO_MEMORY},
         ZfastError: {Status.CANCELLED},
     }

@@ -184,7 +184,8 @@ def test_readme_has_every_setting() -> None:
     table = readme.read_text().partition("<!-- settings -->")[2].partition("<!-- end of")[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line]
     shown = {
-        name: ", ".join(map(str, entry.default)) if name == "missing_status" else str(entry.default)
+        name: entry.default_is
+        or (", ".join(map(str, entry.default)) if name == "missing_status" else str(entry.default))
         for name, entry in SETTINGS.items()
     }
     assert rows[2:] == [

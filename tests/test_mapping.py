@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import threading
+import time
 from collections.abc import Callable, Mapping, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from servers.listed import Listed
-from servers.scripted import ScriptedServer, ranged, status
+from servers.scripted import Reply, Request, ScriptedServer, ok, ranged, status
 from servers.site import Site
 
 import zfast
@@ -186,6 +190,132 @@ def test_a_read_only_store_is_not_written(
     with pytest.raises((ValueError, PermissionError), match="read-only"):
         exec(write, {"store": store})
     assert not {request.method for request in server.requests} - {"GET", "HEAD"}
+
+
+# ------------------------------------------------------------------------------ many keys at once
+
+
+def test_getitems_leaves_missing_keys_out(store: FastStore) -> None:
+    for keys in (["empty"], ["nope"], ["empty", "nope", "", "a/", "zarr.json", "empty"], []):
+        found = store.getitems(keys)
+        present = {key: OBJECTS[key] for key in keys if key in OBJECTS}
+        assert found == present
+        assert list(found) == list(present)
+        assert len(found) == len(present)
+        for key in {*keys, "other"}:
+            assert (key in found) == (key in present)
+            assert found.get(key) == present.get(key)
+            if key not in present:
+                with pytest.raises(KeyError):
+                    found[key]
+
+
+def test_getitems_gives_each_value_as_it_arrives(scripted: Callable[..., ScriptedServer]) -> None:
+    release = threading.Event()
+
+    def handler(request: Request) -> Reply:
+        if request.key == "slow":
+            assert release.wait(30)
+        return ok(request.key.encode())
+
+    store = FastStore(scripted(handler).url)
+    found = store.getitems(["slow", "fast", "faster"])
+    assert found["fast"] == b"fast"
+    assert found["faster"] == b"faster"
+    release.set()
+    assert found["slow"] == b"slow"
+    assert store.stats()["batches"] == 1
+
+
+def test_getitems_serves_threads(store: FastStore) -> None:
+    found = store.getitems(OBJECTS)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(found.__getitem__, list(OBJECTS) * 20)) == [*OBJECTS.values()] * 20
+
+
+def test_a_failure_of_getitems_is_that_of_the_key_that_failed(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    answer = ranged(dict(OBJECTS))
+    early = threading.Event()
+
+    def handler(request: Request) -> Reply:
+        if request.key == "bad":
+            assert early.wait(30)
+            return status(500)
+        if request.key == "late":
+            # Cancelled by the failure; the connection is gone by the time of an answer.
+            assert done.wait(30)
+        return answer(request)
+
+    done = threading.Event()
+    try:
+        found = FastStore(scripted(handler).url, retries=0).getitems(["late", "bad", "empty"])
+        assert found["empty"] == b""
+        early.set()
+        for ask in (lambda: found["late"], lambda: "bad" in found, lambda: dict(found)):
+            with pytest.raises(zfast.ResponseError, match="500") as caught:
+                ask()
+            assert caught.value.key == "bad"
+        assert found["empty"] == b""
+    finally:
+        done.set()
+
+
+def test_getitems_thrown_away_is_cancelled(scripted: Callable[..., ScriptedServer]) -> None:
+    release = threading.Event()
+
+    def handler(request: Request) -> Reply:
+        assert release.wait(30)
+        return ok(b"")
+
+    def reaches(in_flight: int) -> bool:
+        limit = time.monotonic() + 30
+        while store.stats()["in_flight"] != in_flight and time.monotonic() < limit:
+            time.sleep(0.001)
+        return bool(store.stats()["in_flight"] == in_flight)
+
+    store = FastStore(scripted(handler).url)
+    try:
+        found = store.getitems(["a", "b"])
+        assert reaches(2)
+        del found
+        assert reaches(0)
+    finally:
+        release.set()
+
+
+def test_getitems_in_a_forked_child_is_an_error(scripted: Callable[..., ScriptedServer]) -> None:
+    """What was asked for arrives in the parent; the child must not wait for it."""
+    release = threading.Event()
+
+    def handler(request: Request) -> Reply:
+        assert release.wait(30)
+        return ok(b"1")
+
+    found = FastStore(scripted(handler).url).getitems(["a", "b"])
+    child = os.fork()
+    if child == 0:
+        try:
+            found["a"]
+        except zfast.ZfastError:
+            os._exit(7)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    release.set()
+    assert found["a"] == b"1"
+
+
+def test_setitems_and_delitems_are_one_batch_each(
+    writable: FastStore, objects: dict[str, bytes]
+) -> None:
+    values = {str(index): bytes([index]) for index in range(40)}
+    writable.setitems(values)
+    assert objects == OBJECTS | values
+    writable.delitems([*values, "nope"])
+    assert objects == OBJECTS
+    assert writable.stats()["batches"] == 2
 
 
 # ---------------------------------------------------------- names that zarr 3 and the mapping share

@@ -7,6 +7,8 @@ import pickle
 import ssl
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -170,21 +172,67 @@ def test_a_stall_is_a_read_timeout(scripted: Scripted, sent: int) -> None:
     assert 0.3 <= time.monotonic() - began < 3
     assert isinstance(error, TimeoutError)
     assert error.attempts == 2
-    assert "read_timeout" in str(error)
+    assert ("read_timeout" if sent else "first_byte_timeout") in str(error)
+
+
+def slowly(wire: bytes, size: int, seconds: float) -> Iterator[Any]:
+    """Bytes of a response, so many at a time and so far apart."""
+    pause = threading.Event()
+    for at in range(0, len(wire), size):
+        yield wire[at : at + size]
+        pause.wait(seconds)
 
 
 def test_progress_is_no_stall(scripted: Scripted) -> None:
-    pause = threading.Event()
-
-    def handle(request: Request) -> Any:
-        wire = ok(OBJECT).wire()
-        for at in range(0, len(wire), 10):
-            yield wire[at : at + 10]
-            pause.wait(0.08)
-
+    body = bytes(100_000)
+    server = scripted(lambda _: slowly(ok(body).wire(), 8192, 0.08))
     timeout = urllib3.Timeout(connect=5.0, read=0.4)
-    client = client_of(scripted(handle), timeout=timeout, retries=0)
-    assert client.get("key") == OBJECT
+    assert client_of(server, timeout=timeout, retries=0).get("key") == body
+
+
+@pytest.mark.parametrize("size", [20, 2000], ids=["head", "body"])
+def test_a_byte_now_and_then_is_no_progress(scripted: Scripted, size: int) -> None:
+    """It could go on for ever, and each byte would come in time."""
+    wire = ok(bytes(size)).wire()
+    fast = len(wire) - 2000 if size == 2000 else 0
+
+    def handle(_: Request) -> Iterator[Any]:
+        yield wire[:fast]
+        yield from slowly(wire[fast:], 1, 0.02)
+
+    timeout = urllib3.Timeout(connect=5.0, read=0.3)
+    began = time.monotonic()
+    error = failure(
+        DeadlineError, client_of(scripted(handle), timeout=timeout, retries=0).get, "key"
+    )
+    assert 0.3 <= time.monotonic() - began < 3
+    assert "read_timeout" in str(error)
+
+
+def test_the_first_byte_has_a_limit_of_its_own(scripted: Scripted) -> None:
+    server = scripted([Stall(), ok(OBJECT).cut(10, Stall())])
+    with zfast.config.set(first_byte_timeout=0.1, read_timeout=0.3, max_attempts=1):
+        client = Client(server.url)
+    for limit, seconds in (("first_byte_timeout", 0.1), ("read_timeout", 0.3)):
+        began = time.monotonic()
+        assert limit in str(failure(DeadlineError, client.get, "key"))
+        assert seconds <= time.monotonic() - began < 3
+
+
+def test_a_stall_is_seen_in_time_on_every_thread(scripted: Scripted) -> None:
+    """Also where another limit, which is longer, was the next to look at."""
+    server = scripted(
+        lambda r: Stall() if r.key == "mute" else ok(bytes(1000)).cut_body(100, Stall())
+    )
+    with zfast.config.set(first_byte_timeout=8.0, read_timeout=0.3, max_attempts=1):
+        client = Client(server.url)
+    with ThreadPoolExecutor(2) as threads:
+        mute = threads.submit(failure, DeadlineError, client.get, "mute")
+        server.wait_requests(1)
+        began = time.monotonic()
+        assert "read_timeout" in str(failure(DeadlineError, client.get, "held"))
+        assert time.monotonic() - began < 6
+        mute.result()
 
 
 def test_the_deadline_ends_a_stalled_batch(scripted: Scripted) -> None:
@@ -362,6 +410,7 @@ def test_a_certificate_that_nobody_trusts(scripted: Scripted, tls_context: ssl.S
     assert server.requests == []
 
 
+@pytest.mark.usefixtures("tls_path")
 def test_tls(scripted: Scripted, tls_context: ssl.SSLContext, tls_ca_file: str) -> None:
     server = scripted(ranged({"key": OBJECT}), tls=tls_context)
     client = client_of(server, ca_certs=tls_ca_file)
@@ -369,6 +418,7 @@ def test_tls(scripted: Scripted, tls_context: ssl.SSLContext, tls_ca_file: str) 
     assert client.get("missing") is None
 
 
+@pytest.mark.usefixtures("tls_path")
 def test_a_tls_stream_that_is_cut(
     scripted: Scripted, tls_context: ssl.SSLContext, tls_ca_file: str
 ) -> None:

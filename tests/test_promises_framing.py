@@ -183,8 +183,10 @@ def test_an_idle_connection_that_speaks(scripted: Scripted, spoken: bytes) -> No
     client = client_of(server)
     assert client.get("key") == OBJECT
     read.set()
-    server.wait_closed()
+    server.wait_for(lambda: all(connection.idle for connection in server.open_connections))
     assert client.get("key") == OBJECT[::-1]
+    server.wait_for(lambda: len(server.open_connections) == 1)
+    assert connections_used(server) == [0, 1]
     assert client.stats()["stale_retries"] == 0
 
 

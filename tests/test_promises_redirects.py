@@ -305,6 +305,7 @@ def test_to_an_origin_that_is_not_there(scripted: Scripted) -> None:
     assert error.url == f"{here.url}/key"
 
 
+@pytest.mark.usefixtures("tls_path")
 def test_to_https(scripted: Scripted, tls_context: ssl.SSLContext, tls_ca_file: str) -> None:
     there = scripted(lambda _: ok(OBJECT), tls=tls_context)
     here = scripted(lambda _: redirect(f"{there.url}/key"))

@@ -138,7 +138,11 @@ FIRST_ANSWERS = [
     (OFFSET, head(416, "Content-Range: bytes */6"), MISMATCH),
     (OFFSET, head(416), empty()),
     (SUFFIX, head(416, "Content-Range: bytes */0"), empty(0)),
-    (SUFFIX, head(416, "Content-Range: bytes */20"), failed(Status.RANGE_UNSUPPORTED)),
+    (
+        SUFFIX,
+        head(416, "Content-Range: bytes */20"),
+        failed(Status.RANGE_UNSUPPORTED) | {"object_size": 20},
+    ),
     (SUFFIX, head(416), failed(Status.RANGE_UNSUPPORTED)),
     (EMPTY, head(416, "Content-Range: bytes */0"), empty(0)),
     (EMPTY, head(416, "Content-Range: bytes */20"), empty(20)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import urllib3
+import zarr
 from servers.script import in_child, run
 from servers.scripted import (
     Action,
@@ -27,6 +29,7 @@ from servers.scripted import (
 
 import zfast
 from zfast import Client
+from zfast._core import codecs
 from zfast.config import SETTINGS
 
 Start = Callable[..., ScriptedServer]
@@ -342,7 +345,8 @@ def test_every_setting_is_shown(scripted: Start) -> None:
     Client(scripted(ranged(OBJECTS)).url).get("key-0")
     shown = zfast.show_config()
     assert set(shown.settings) == set(SETTINGS)
-    lines = str(shown).splitlines()
+    # Above the empty line; a part may have a setting's name.
+    lines = str(shown).partition("\n\n")[0].splitlines()
     for name, (value, origin) in shown.settings.items():
         (line,) = [line for line in lines if line.split()[0:1] == [name]]
         assert str(value) in line
@@ -362,12 +366,19 @@ def test_what_is_native(scripted: Start, tls_context: Any, tls_ca_file: str) -> 
     parts = zfast.show_config().parts
     assert parts["engine"].startswith("native, running, ")
     assert parts["http"] == "native"
+    config = getattr(zarr, "config", {"codec_pipeline.path": "none"})
+    assert parts["codec pipeline"] == config.get("codec_pipeline.path")
+    for name, origin in codecs.sources().items():
+        assert re.search(rf"\b{name}\b[^;]*: {re.escape(origin)}", parts["codecs"]), name
+    assert parts["tls"].startswith("native, OpenSSL ")
     # Said here, and counted: the slow way is not a secret.
-    assert "GIL" in parts["tls"]
     before = zfast.stats()["connections_through_python"]
-    secure = scripted(ranged(OBJECTS), tls=tls_context)
-    Client(secure.url, ca_certs=tls_ca_file).get("key-0")
-    assert zfast.stats()["connections_through_python"] == before + 1
+    for way, counted in (("auto", 0), ("python", 1)):
+        with zfast.config.set(tls=way):
+            secure = scripted(ranged(OBJECTS), tls=tls_context)
+            Client(secure.url, ca_certs=tls_ca_file).get("key-0")
+            assert zfast.stats()["connections_through_python"] == before + counted
+            assert ("with the GIL: " in zfast.show_config().parts["tls"]) == (way == "python")
 
 
 def test_an_environment_variable_is_named_as_the_source(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from servers.scripted import Request, ScriptedServer, ok, ranged, status
+from servers.scripted import Request, ScriptedServer, ok, ranged
 from servers.site import Site
 
 pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
@@ -415,73 +415,3 @@ async def test_get_many_gives_values_as_they_come(
         found.append(key)
         release.set()
     assert found == ["fast", "slow"]
-
-
-# -------------------------------------------------------------------------- several ranges of a key
-
-ASKED = [
-    RangeByteRequest(70, 80),
-    RangeByteRequest(0, 10),
-    None,
-    RangeByteRequest(12, 20),
-    RangeByteRequest(5, 15),
-    SuffixByteRequest(4),
-    RangeByteRequest(95, 200),
-    RangeByteRequest(150, 160),
-    RangeByteRequest(30, 30),
-]
-
-
-@pytest.mark.parametrize(
-    ("gap", "size", "requests"),
-    [(0, 1 << 20, 6), (10, 1 << 20, 5), (1 << 20, 1 << 20, 3), (1 << 20, 25, 7), (-1, 0, 9)],
-)
-@pytest.mark.parametrize("blocking", [False, True])
-async def test_get_ranges(
-    scripted: Callable[..., ScriptedServer], gap: int, size: int, requests: int, blocking: bool
-) -> None:
-    value = bytes(range(100))
-    memory = MemoryStore({"k": buffer(value)})
-    server = scripted(ranged({"k": value}))
-    store = FastStore(server.url)
-    prototype = default_buffer_prototype()
-    options = {"prototype": prototype, "max_gap_bytes": gap, "max_coalesced_bytes": size}
-    if blocking:
-        groups = [store.get_ranges_sync("k", ASKED, **options)]
-    else:
-        groups = await collect(store.get_ranges("k", ASKED, **options))
-        assert len(groups) == requests
-    found = {index: content(part) for group in groups for index, part in group}
-    assert found == {
-        index: content(await memory.get("k", prototype, byte_range))
-        for index, byte_range in enumerate(ASKED)
-    }
-    assert len(server.requests) == requests
-    assert store.stats()["batches"] == 1
-
-
-async def test_get_ranges_of_a_missing_key(scripted: Callable[..., ScriptedServer]) -> None:
-    """The sharding codec looks for a FileNotFoundError in a group."""
-    store = FastStore(scripted(ranged({})).url)
-    options = {"prototype": default_buffer_prototype()}
-    with pytest.raises(BaseExceptionGroup) as caught:
-        await collect(store.get_ranges("k", [RangeByteRequest(0, 1), None], **options))
-    assert caught.value.split(FileNotFoundError)[1] is None
-    with pytest.raises(BaseExceptionGroup) as caught:
-        store.get_ranges_sync("k", [RangeByteRequest(0, 1), None], **options)
-    assert caught.value.split(FileNotFoundError)[1] is None
-    assert store.get_ranges_sync("k", [], **options) == []
-    assert await collect(store.get_ranges("k", [], **options)) == []
-
-
-async def test_get_ranges_fails_as_a_group(scripted: Callable[..., ScriptedServer]) -> None:
-    store = FastStore(scripted(lambda request: status(500)).url, retries=0)
-    options = {"prototype": default_buffer_prototype(), "max_gap_bytes": -1}
-    asked = [RangeByteRequest(start, start + 1) for start in range(20)]
-    with pytest.raises(BaseExceptionGroup) as caught:
-        await collect(store.get_ranges("k", asked, **options))
-    (error,) = caught.value.exceptions
-    assert isinstance(error, zfast.ResponseError)
-    assert error.status == 500
-    with pytest.raises(BaseExceptionGroup):
-        store.get_ranges_sync("k", asked, **options)

@@ -18,6 +18,7 @@ from servers.site import Site
 pytest.importorskip("zarr", minversion="3.0", reason="zarr 3 over FastStore")
 
 import zarr
+from zarr.abc.store import Store
 from zarr.core.buffer import cpu
 from zarr.storage import LocalStore, MemoryStore
 
@@ -55,8 +56,14 @@ SELECTIONS: list[Any] = [
 ]
 
 
+# Before zarr 3.0.9 a mode has to say that a store is only read.
+READ_ONLY: dict[str, Any] = {} if hasattr(Store, "with_read_only") else {"mode": "r"}
+
+
 def write(store: Any, layout: dict[str, Any], name: str = "a") -> None:
-    zarr.create_array(store=store, name=name, data=VALUES, **layout)
+    # Not `data=`, by which zarr 3.0 writes a shard from several sides at once, and destroys it.
+    form: dict[str, Any] = {"shape": VALUES.shape, "dtype": VALUES.dtype, **layout}
+    zarr.create_array(store=store, name=name, **form)[...] = VALUES
 
 
 @pytest.fixture(params=["nginx", "caddy"])
@@ -89,7 +96,6 @@ def test_arrays_are_read_where_ranges_are_ignored(pythonhttp: Site) -> None:
         ("format 2", np.s_[:], 16),
         ("format 3", np.s_[:], 16),
         ("format 3", np.s_[20:40, 3], 2),
-        ("sharded", np.s_[:32, :32], 1),
     ],
 )
 def test_an_array_read_is_one_get_a_chunk(
@@ -102,6 +108,20 @@ def test_an_array_read_is_one_get_a_chunk(
     reads = site.requests(before + chunks)[before:]
     assert {read.method for read in reads} == {"GET"}
     assert len({read.key for read in reads}) == len(reads) == chunks
+
+
+def test_a_whole_shard_is_one_get_after_its_index(site: Site) -> None:
+    write(LocalStore(site.root), LAYOUTS["sharded"])
+    array = zarr.open_array(store=FastStore(site.url), path="a")
+    before = len(site.requests())
+    for _ in range(2):
+        np.testing.assert_array_equal(array[:32, :32], VALUES[:32, :32])
+    reads = site.requests(before + 3)[before:]
+    assert {(read.method, read.key) for read in reads} == {("GET", f"{site.name}/a/c/0/0")}
+    index, whole, again = (str(read.range) for read in reads)
+    assert index.startswith("bytes=-")
+    assert whole == again
+    assert whole.startswith("bytes=0-")
 
 
 def test_opening_asks_only_for_metadata(site: Site) -> None:
@@ -118,7 +138,7 @@ def test_groups(nginx: Site, zarr_format: Any) -> None:
     )
     for path in ("a", "b/c", "b/d/e"):
         write(root.store, {"zarr_format": zarr_format, "chunks": (16, 16)}, path)
-    group = zarr.open(store=FastStore(nginx.url))
+    group = zarr.open(store=FastStore(nginx.url), **READ_ONLY)
     assert isinstance(group, zarr.Group)
     assert dict(group.attrs) == {"n": 1}
     assert dict(group.members(max_depth=None)).keys() == {"a", "b", "b/c", "b/d", "b/d/e"}
@@ -142,7 +162,7 @@ def test_consolidated_groups_need_no_listing(
     assert dict(group.members(max_depth=None)).keys() == {"a", "b", "b/c"}
     np.testing.assert_array_equal(group["b/c"][:], VALUES)
     asked = store.stats()["requests"]
-    assert zarr.open(store=store).metadata.consolidated_metadata is not None
+    assert zarr.open(store=store, **READ_ONLY).metadata.consolidated_metadata is not None
     plain = zarr.open_group(store=store, mode="r", use_consolidated=False)
     np.testing.assert_array_equal(plain["a"][0], VALUES[0])
     assert store.stats()["requests"] > asked
@@ -231,11 +251,12 @@ def test_groups_are_written_and_deleted(scripted: Callable[..., ScriptedServer])
     memory = MemoryStore()
     for target in (memory, store):
         group = zarr.open_group(store=target, mode="a")
+        form: dict[str, Any] = {"shape": VALUES.shape, "dtype": VALUES.dtype}
         for name in ("a", "b"):
-            group.create_array(name, data=VALUES, chunks=(16, 16))
+            group.create_array(name, chunks=(16, 16), **form)[...] = VALUES
         group.create_group("c/d")
         del group["a"]
-        group.create_array("b", data=VALUES + 1, chunks=(30, 30), overwrite=True)
+        group.create_array("b", chunks=(30, 30), overwrite=True, **form)[...] = VALUES + 1
         zarr.consolidate_metadata(target)
     assert objects == {key: value.to_bytes() for key, value in memory._store_dict.items()}
     group = zarr.open_group(store=store, mode="w")
@@ -252,6 +273,7 @@ def test_empty_chunks_are_deleted(scripted: Callable[..., ScriptedServer]) -> No
     assert sum(key.startswith("a/c/") for key in objects) == 8
 
 
+@pytest.mark.skipif(bool(READ_ONLY), reason="zarr asks for no read-only store before 3.0.9")
 def test_a_reader_of_a_writable_store(scripted: Callable[..., ScriptedServer]) -> None:
     """zarr asks for a read-only store itself where the mode says so."""
     store = FastStore(scripted(ranged({})).url, read_only=False)

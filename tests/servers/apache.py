@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from .processes import HOST, ChildServer, LoggedRequest, whole_lines
+from .processes import ChildServer, GrowingLog, LoggedRequest
 
 _CONFIGURATION = """\
 ServerRoot "{work}"
@@ -67,6 +67,7 @@ class Apache(ChildServer):
         extra: str = "",
     ) -> None:
         super().__init__(root)
+        self._log = GrowingLog(_logged)
         self._index_options = index_options
         self._extra = extra
 
@@ -86,7 +87,7 @@ class Apache(ChildServer):
         path.write_text(
             _CONFIGURATION.format(
                 work=self.work,
-                host=HOST,
+                host=self.host,
                 port=self.port,
                 root=self.root,
                 modules="\n".join([*modules, f'TypesConfig "{mime_types}"']),
@@ -97,10 +98,11 @@ class Apache(ChildServer):
         return [httpd, "-d", str(self.work), "-f", str(path), "-D", "FOREGROUND"]
 
     def logged(self) -> list[LoggedRequest]:
-        return [_logged(json.loads(line)) for line in whole_lines(self.work / "access.log")]
+        return self._log.entries(self.work / "access.log")
 
 
-def _logged(entry: dict[str, str]) -> LoggedRequest:
+def _logged(line: bytes) -> LoggedRequest:
+    entry = json.loads(line)
     method, target, *_ = entry["line"].split(" ")
     return LoggedRequest(
         method=method,

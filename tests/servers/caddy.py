@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
-import ssl
 import sysconfig
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,7 +12,7 @@ from pathlib import Path
 
 import trustme
 
-from .processes import HOST, ChildServer, LoggedRequest, whole_lines
+from .processes import ChildServer, GrowingLog, LoggedRequest
 
 _CONFIGURATION = """\
 {{
@@ -66,12 +64,10 @@ class Caddy(ChildServer):
 
     Parameters
     ----------
-    root
-        The document root.
+    root, ca
+        See `ChildServer`.
     browse
         Give directory index pages (HTML, or JSON to `Accept: application/json`).
-    ca
-        Serve https with a certificate that this authority issues for 127.0.0.1 and localhost.
     idle_timeout
         After how many seconds of idleness a connection is closed.
     extra
@@ -89,9 +85,8 @@ class Caddy(ChildServer):
         idle_timeout: float = 60,
         extra: str = "",
     ) -> None:
-        super().__init__(root)
-        self.scheme = "http" if ca is None else "https"
-        self._ca = ca
+        super().__init__(root, ca)
+        self._log = GrowingLog(_logged)
         self._browse = browse
         self._idle_timeout = idle_timeout
         self._extra = extra
@@ -102,7 +97,7 @@ class Caddy(ChildServer):
         configuration = _CONFIGURATION.format(
             work=self.work,
             scheme=self.scheme,
-            host=HOST,
+            host=self.host,
             port=self.port,
             tls=self._tls(),
             root=self.root,
@@ -116,19 +111,7 @@ class Caddy(ChildServer):
         return [caddy, "run", "--config", str(path), "--adapter", "caddyfile"]
 
     def logged(self) -> list[LoggedRequest]:
-        return [_logged(json.loads(line)) for line in whole_lines(self._log_path)]
-
-    def connect(self) -> socket.socket:
-        sock = super().connect()
-        if self._ca is None:
-            return sock
-        try:
-            context = ssl.create_default_context()
-            self._ca.configure_trust(context)
-            return context.wrap_socket(sock, server_hostname=HOST)
-        except BaseException:
-            sock.close()
-            raise
+        return self._log.entries(self._log_path)
 
     @property
     def _log_path(self) -> Path:
@@ -137,15 +120,12 @@ class Caddy(ChildServer):
     def _tls(self) -> str:
         if self._ca is None:
             return ""
-        certificate = self._ca.issue_cert(HOST, "localhost")
-        chain, key = self.work / "chain.pem", self.work / "key.pem"
-        for number, blob in enumerate(certificate.cert_chain_pems):
-            blob.write_to_path(str(chain), append=number > 0)
-        certificate.private_key_pem.write_to_path(str(key))
+        chain, key = self.certificate()
         return f'tls "{chain}" "{key}"'
 
 
-def _logged(entry: dict[str, object]) -> LoggedRequest:
+def _logged(line: bytes) -> LoggedRequest:
+    entry = json.loads(line)
     request = entry["request"]
     assert isinstance(request, dict)
     ranges = request["headers"].get("Range")

@@ -18,10 +18,28 @@ import threading
 import time
 
 from .parsing import PeerClosed, Request
-from .replies import Action, Drip, Fin, HalfClose, Reply, Reset, Stall, Tunnel, Wait, status
+from .replies import (
+    Action,
+    BelowTLS,
+    Drip,
+    Ending,
+    Fin,
+    HalfClose,
+    KeyUpdate,
+    Renegotiate,
+    Reply,
+    Reset,
+    Stall,
+    Tunnel,
+    Vanish,
+    Wait,
+    status,
+)
+from .tls import renegotiate, update_keys
 
 BLOCK = 1 << 16
 _MACOS_SO_NWRITE = 0x1024
+_LINUX_TCP_REPAIR = 19
 
 
 class Ended(Exception):
@@ -41,6 +59,14 @@ def ending_of(error: BaseException) -> str:
     return "error"
 
 
+def can_vanish() -> bool:
+    """Whether this process may close a connection without FIN or RST: root may, on Linux."""
+    with socket.socket() as sock, contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, _LINUX_TCP_REPAIR, 1)
+        return sys.platform == "linux"
+    return False
+
+
 class Connection:
     """A connection that the server accepted."""
 
@@ -55,7 +81,7 @@ class Connection:
         self._sock = sock
         self._closing = closing
         self._changed = changed
-        self._command: Fin | Reset | None = None
+        self._command: Fin | Reset | Vanish | None = None
         self._waker, self._wakes = socket.socketpair()
         self._readable = select.poll()
         for source in (sock, self._wakes):
@@ -72,8 +98,8 @@ class Connection:
         self.open = True
         self.waiting = False
         self.ending: str | None = None
-        """How it ended: "peer" (FIN), "peer reset", "fin", "reset", "tls" (no handshake, or cut),
-        "bad request", "error" (of the script), "server" (closed with the server)."""
+        """How it ended: "peer" (FIN), "peer reset", "fin", "reset", "vanished", "bad request",
+        "tls" (no handshake, or cut), "error" (of the script), "server" (closed with the server)."""
 
     def __repr__(self) -> str:
         state = self.ending if not self.open else "idle" if self.idle else "busy"
@@ -81,8 +107,17 @@ class Connection:
 
     def handshake(self) -> None:
         """Do the TLS handshake, if there is to be one."""
-        if isinstance(self._sock, ssl.SSLSocket):
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return
+        try:
             self._sock.do_handshake()
+        except ssl.SSLError:
+            # A close with unread bytes would be a RST, and the client not see the alert.
+            self._shut(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                while socket.socket.recv(self._sock, BLOCK):
+                    pass
+            raise
 
     def rest(self) -> None:
         """From now on no request is under way."""
@@ -92,7 +127,7 @@ class Connection:
         """From now on a request is under way."""
         self._set_idle(False)
 
-    def close_if_idle(self, command: Fin | Reset) -> bool:
+    def close_if_idle(self, command: Fin | Reset | Vanish) -> bool:
         """Have the connection's thread close it, unless a request is under way."""
         with self._changed:
             if not (self.idle and self.open):
@@ -144,15 +179,23 @@ class Connection:
                 self._drip(data)
             case Wait(event, timeout):
                 self._wait(event, timeout)
+            case KeyUpdate():
+                assert isinstance(self._sock, ssl.SSLSocket)
+                update_keys(self._sock)
+            case Renegotiate():
+                assert isinstance(self._sock, ssl.SSLSocket)
+                renegotiate(self._sock)
+            case BelowTLS(data):
+                socket.socket.sendall(self._sock, data)
             case Tunnel(address):
                 self._relay(address)
-            case Fin() | Reset() | HalfClose() | Stall():
+            case Fin() | Reset() | Vanish() | HalfClose() | Stall():
                 self.finish(action)
             case _:
                 raise TypeError(f"neither a reply nor an action: {action!r}")
         return True
 
-    def finish(self, ending: Fin | Reset | HalfClose | Stall) -> None:
+    def finish(self, ending: Ending) -> None:
         """Close in the way asked for.
 
         Raises
@@ -180,6 +223,10 @@ class Connection:
                 linger = struct.pack("ii", 1, 0)
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 raise Ended("reset")
+            case Vanish():
+                self._flush()
+                self._sock.setsockopt(socket.IPPROTO_TCP, _LINUX_TCP_REPAIR, 1)
+                raise Ended("vanished")
 
     def closed(self, ending: str) -> None:
         """Close the socket and say so."""
@@ -246,8 +293,10 @@ class Connection:
         self._shut(socket.SHUT_WR)
 
     def _flush(self) -> None:
-        """Hold until the client's kernel has everything: a RST discards what it has not."""
-        while self._unsent() and not self._closing.wait(0.001):
+        """Hold until the client's kernel has everything, which a RST discards, or is gone."""
+        gone = select.poll()
+        gone.register(self._sock, 0)
+        while self._unsent() and not gone.poll(1):
             pass
 
     def _unsent(self) -> int:

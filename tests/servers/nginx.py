@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from .processes import HOST, ChildServer, LoggedRequest, whole_lines
+import trustme
+
+from .processes import ChildServer, GrowingLog, LoggedRequest
 
 _CONFIGURATION = """\
 {user}
@@ -37,7 +39,8 @@ http {{
     keepalive_requests {keepalive_requests};
     keepalive_timeout {keepalive_timeout};
     server {{
-        listen {host}:{port} backlog=4096;
+        listen {host}:{port} {ssl} backlog=4096;
+        {certificate}
         root "{root}";
         autoindex {autoindex};
         {extra}
@@ -72,8 +75,8 @@ class Nginx(ChildServer):
 
     Parameters
     ----------
-    root
-        The document root.
+    root, ca
+        See `ChildServer`.
     autoindex
         Give directory index pages.
     keepalive_requests, keepalive_timeout
@@ -100,9 +103,11 @@ class Nginx(ChildServer):
         workers: int = 1,
         access_log: bool = True,
         dav: bool = False,
+        ca: trustme.CA | None = None,
         extra: str = "",
     ) -> None:
-        super().__init__(root)
+        super().__init__(root, ca)
+        self._log = GrowingLog(_logged)
         self.logs_requests = access_log
         self._options = {
             "autoindex": "on" if autoindex else "off",
@@ -118,9 +123,11 @@ class Nginx(ChildServer):
         configuration = _CONFIGURATION.format(
             user=_user(),
             work=self.work,
-            host=HOST,
+            host=self.host,
             port=self.port,
             root=self.root,
+            ssl="" if self._ca is None else "ssl",
+            certificate=self._certificate(),
             access_log=f"{self._log_path} requests" if self.logs_requests else "off",
             **self._options,
         )
@@ -128,13 +135,23 @@ class Nginx(ChildServer):
         path.write_text(configuration)
         return [nginx, "-p", str(self.work), "-c", str(path), "-e", "stderr"]
 
+    def _certificate(self) -> str:
+        if self._ca is None:
+            return ""
+        chain, key = self.certificate()
+        return f'ssl_certificate "{chain}"; ssl_certificate_key "{key}";'
+
     def logged(self) -> list[LoggedRequest]:
-        entries = [json.loads(line) for line in whole_lines(self._log_path)]
-        return [LoggedRequest(**{**entry, "range": entry["range"] or None}) for entry in entries]
+        return self._log.entries(self._log_path)
 
     @property
     def _log_path(self) -> Path:
         return self.work / "access.log"
+
+
+def _logged(line: bytes) -> LoggedRequest:
+    entry = json.loads(line)
+    return LoggedRequest(**{**entry, "range": entry["range"] or None})
 
 
 def _user() -> str:

@@ -1,4 +1,4 @@
-"""Real servers as child processes on a free loopback port.
+"""Real servers as child processes on a free port, of loopback or of a network of their own.
 
 A server is ready when it accepts, is ended by its own process id and always reaped, and shows its
 log where it fails.
@@ -14,15 +14,21 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 from urllib.parse import unquote
+
+import trustme
+
+if TYPE_CHECKING:
+    from .netns import Network
 
 HOST = "127.0.0.1"
 READY_TIMEOUT = 20.0
@@ -64,17 +70,28 @@ class LoggedRequest:
 
 
 class ChildServer(abc.ABC):
-    """A server over a document root; use it as a context manager, or `start()` and `stop()`."""
+    """A server over a document root; use it as a context manager, or `start()` and `stop()`.
+
+    Parameters
+    ----------
+    root
+        The document root.
+    ca
+        Serve https with a certificate that this authority issues for its address and localhost.
+    """
 
     name: ClassVar[str]
-    scheme = "http"
     shared = False
     """Whether it outlives the test that starts it."""
     logs_requests = True
     """Whether it has an access log."""
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], ca: trustme.CA | None = None) -> None:
         self.root = Path(root)
+        self.scheme = "http" if ca is None else "https"
+        self._ca = ca
+        self._network: Network | None = None
+        self.host = HOST
         self.port = 0
         self.work = Path()
         """The server's own folder: configuration, logs, temporary files."""
@@ -91,10 +108,16 @@ class ChildServer(abc.ABC):
     def logged(self) -> list[LoggedRequest]:
         """The requests in the access log as it is now."""
 
+    def within(self, network: Network | None) -> Self:
+        """Have it start in the namespace of a network, unless that is None."""
+        if network is not None:
+            self._network, self.host = network, network.host
+        return self
+
     @property
     def url(self) -> str:
         """The root's URL, without a trailing slash."""
-        return f"{self.scheme}://{HOST}:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -206,8 +229,27 @@ class ChildServer(abc.ABC):
             return ""
 
     def connect(self) -> socket.socket:
-        """A new connection to the server (without TLS)."""
-        return socket.create_connection((HOST, self.port), timeout=5.0)
+        """A new connection to the server."""
+        sock = socket.create_connection((self.host, self.port), timeout=5.0)
+        if self._ca is None:
+            return sock
+        try:
+            context = ssl.create_default_context()
+            self._ca.configure_trust(context)
+            return context.wrap_socket(sock, server_hostname=self.host)
+        except BaseException:
+            sock.close()
+            raise
+
+    def certificate(self) -> tuple[Path, Path]:
+        """A new certificate of the authority's and its key, written to `self.work`."""
+        assert self._ca is not None
+        certificate = self._ca.issue_cert(self.host, "localhost")
+        chain, key = self.work / "chain.pem", self.work / "key.pem"
+        for number, blob in enumerate(certificate.cert_chain_pems):
+            blob.write_to_path(str(chain), append=number > 0)
+        certificate.private_key_pem.write_to_path(str(key))
+        return chain, key
 
     def _sentinel(self) -> str:
         return f"{_SENTINEL}{next(self._sentinels)}"
@@ -218,7 +260,7 @@ class ChildServer(abc.ABC):
     def _ask(self, target: str, timeout: float = 5.0) -> None:
         with self.connect() as sock:
             sock.settimeout(timeout)
-            sock.sendall(f"GET {target} HTTP/1.0\r\nHost: {HOST}\r\n\r\n".encode())
+            sock.sendall(f"GET {target} HTTP/1.0\r\nHost: {self.host}\r\n\r\n".encode())
             while sock.recv(1 << 16):
                 pass
 
@@ -228,6 +270,9 @@ class ChildServer(abc.ABC):
         A listener that sets SO_REUSEADDR, as all of these servers do, can still bind. Elsewhere
         the port is only likely to stay free, and `start` tries again where it did not.
         """
+        if self._network is not None:
+            self.port = self._network.free_port()
+            return
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((HOST, 0))
@@ -253,9 +298,12 @@ class ChildServer(abc.ABC):
         return False
 
     def _spawn(self) -> None:
+        command = self.command()
+        if self._network is not None:
+            command = self._network.inside(command)
         with self.output_path.open("wb") as output:
             self._process = subprocess.Popen(
-                self.command(),
+                command,
                 cwd=self.work,
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
@@ -293,9 +341,29 @@ def running_servers() -> list[ChildServer]:
     return [server for server in _running if server._owner == os.getpid()]
 
 
-def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a log that is being written, without the last while it is incomplete."""
-    return path.read_bytes().rpartition(b"\n")[0].splitlines() if path.exists() else []
+class GrowingLog:
+    """The entries of a log that is being written; each line is read and parsed once.
+
+    Parameters
+    ----------
+    parse
+        Makes an entry of a line. A last line that is incomplete is left for later.
+    """
+
+    def __init__(self, parse: Callable[[bytes], LoggedRequest]) -> None:
+        self._parse = parse
+        self._entries: list[LoggedRequest] = []
+        self._read = 0
+
+    def entries(self, path: Path) -> list[LoggedRequest]:
+        """All entries so far; `path` is the same each time."""
+        if path.exists():
+            with path.open("rb") as log:
+                log.seek(self._read)
+                lines, newline, _ = log.read().rpartition(b"\n")
+            self._read += len(lines) + len(newline)
+            self._entries += map(self._parse, lines.splitlines())
+        return list(self._entries)
 
 
 @atexit.register

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal
 
-from .processes import HOST, ChildServer, LoggedRequest
+from .processes import ChildServer, LoggedRequest
 
 _LINE = re.compile(r'^\S+ - - \[[^]]*\] "(\S+) (\S+) HTTP/[0-9.]+" ([0-9]{3}) ', re.MULTILINE)
 
@@ -28,7 +28,7 @@ class PythonHTTP(ChildServer):
         self._protocol = protocol
 
     def command(self) -> Sequence[str]:
-        options = ["--bind", HOST, "--directory", str(self.root), "--protocol", self._protocol]
+        options = ["--bind", self.host, "--directory", str(self.root), "--protocol", self._protocol]
         return [sys.executable, "-u", "-m", "http.server", *options, str(self.port)]
 
     def logged(self) -> list[LoggedRequest]:

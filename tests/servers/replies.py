@@ -30,6 +30,11 @@ class Reset:
 
 
 @dataclass(frozen=True)
+class Vanish:
+    """Be gone without FIN or RST, as a machine that lost its power (see `can_vanish`)."""
+
+
+@dataclass(frozen=True)
 class HalfClose:
     """Send FIN, then read on until the client closes."""
 
@@ -55,13 +60,30 @@ class Drip:
 
 
 @dataclass(frozen=True)
+class KeyUpdate:
+    """Change the keys of a TLS 1.3 session, and ask the client to change its own."""
+
+
+@dataclass(frozen=True)
+class Renegotiate:
+    """Ask the client of a TLS 1.2 session for another handshake."""
+
+
+@dataclass(frozen=True)
+class BelowTLS:
+    """Send bytes on the connection as they are, past the TLS session."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Tunnel:
     """Reply 200 to a CONNECT and relay bytes to and from `address`, as a proxy does."""
 
     address: tuple[str, int]
 
 
-Ending = Fin | Reset | HalfClose | Stall
+Ending = Fin | Reset | Vanish | HalfClose | Stall
 
 
 @dataclass(frozen=True)
@@ -224,7 +246,21 @@ class Reply:
             return "Unknown"
 
 
-Action = bytes | Reply | Wait | Drip | Tunnel | Fin | Reset | HalfClose | Stall
+Action = (
+    bytes
+    | Reply
+    | Wait
+    | Drip
+    | Tunnel
+    | KeyUpdate
+    | Renegotiate
+    | BelowTLS
+    | Fin
+    | Reset
+    | Vanish
+    | HalfClose
+    | Stall
+)
 
 
 def _field_name(name: str) -> str:

@@ -124,7 +124,9 @@ class Script:
         return Ended(self.process.returncode, out, err, time.monotonic())
 
 
-def run(folder: Path, source: str, *arguments: str, **environment: str) -> Ended:
-    """Run a program to its end."""
+def run(
+    folder: Path, source: str, *arguments: str, timeout: float = TIMEOUT, **environment: str
+) -> Ended:
+    """Run a program to its end; see `Script`."""
     with Script(folder, source, *arguments, **environment) as script:
-        return script.ended()
+        return script.ended(timeout)

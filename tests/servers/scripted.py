@@ -21,13 +21,17 @@ from .parsing import BadRequest, Fields, PeerClosed, Request, RequestReader
 from .ranged import Handler, Ranged, Result, overlay, ranged
 from .replies import (
     Action,
+    BelowTLS,
     Drip,
     Fin,
     HalfClose,
+    KeyUpdate,
+    Renegotiate,
     Reply,
     Reset,
     Stall,
     Tunnel,
+    Vanish,
     Wait,
     interim,
     ok,
@@ -40,19 +44,23 @@ from .replies import (
 __all__ = [
     "Action",
     "BadRequest",
+    "BelowTLS",
     "Connection",
     "Drip",
     "Fields",
     "Fin",
     "HalfClose",
     "Handler",
+    "KeyUpdate",
     "Ranged",
+    "Renegotiate",
     "Reply",
     "Request",
     "Reset",
     "ScriptedServer",
     "Stall",
     "Tunnel",
+    "Vanish",
     "Wait",
     "blackhole",
     "interim",
@@ -69,7 +77,7 @@ THREAD_NAME = "scripted-server"
 
 
 class ScriptedServer:
-    """A TCP server on a free loopback port; use it as a context manager.
+    """A TCP server on a loopback port; use it as a context manager.
 
     Parameters
     ----------
@@ -92,6 +100,8 @@ class ScriptedServer:
         False: connecting is refused until `listen()`.
     strict
         False: malformed requests get a 400 and are no error of the server.
+    host, port
+        The address to listen at; by default a free port.
     """
 
     def __init__(
@@ -104,6 +114,8 @@ class ScriptedServer:
         tls: ssl.SSLContext | None = None,
         listening: bool = True,
         strict: bool = True,
+        host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
         self._handler = handler if callable(handler) else _sequence(handler)
         self._on_accept = on_accept
@@ -125,16 +137,18 @@ class ScriptedServer:
         """What went wrong on the server's side; closing raises the first."""
         self.peak_waiting = 0
         """The most requests that were ever without the first byte of their reply at once."""
-        self._listener = _bound(0)
+        self._listener = _bound(host, port)
         self.port: int = self._listener.getsockname()[1]
-        self.address = ("127.0.0.1", self.port)
+        self.address = (host, self.port)
         if listening:
             self.listen()
 
     @property
     def url(self) -> str:
         """The base URL, without a trailing slash."""
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        host = self.address[0]
+        shown = f"[{host}]" if ":" in host else host
+        return f"{'https' if self._tls else 'http'}://{shown}:{self.port}"
 
     @property
     def waiting(self) -> int:
@@ -172,7 +186,19 @@ class ScriptedServer:
         """Refuse connections from now on, at the same port; those that are open stay."""
         self._stop_accepting()
         self._listener.close()
-        self._listener = _bound(self.port)
+        self._listener = _bound(*self.address)
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """Accept nobody meanwhile: connecting neither succeeds nor fails; those that are open stay.
+
+        Who waits to be accepted then is.
+        """
+        self._stop_accepting()
+        with contextlib.ExitStack() as stack:
+            _fill(stack, self._listener)
+            yield
+        self.listen()
 
     def close_idle(self, at_least: int | None = None, *, reset: bool = False) -> int:
         """Close the connections on which no request is under way, as an origin may at any time.
@@ -189,7 +215,13 @@ class ScriptedServer:
         int
             How many were closed; the client's kernel knows of each.
         """
+        return self._end_idle(at_least, Reset() if reset else Fin())
 
+    def vanish_idle(self) -> int:
+        """End the connections, once all are idle, without a word to the client: see `Vanish`."""
+        return self._end_idle(None, Vanish())
+
+    def _end_idle(self, at_least: int | None, how: Fin | Reset | Vanish) -> int:
         def idle() -> list[Connection]:
             return [connection for connection in self.open_connections if connection.idle]
 
@@ -197,7 +229,7 @@ class ScriptedServer:
             self.wait_for(lambda: len(idle()) == len(self.open_connections))
         else:
             self.wait_for(lambda: len(idle()) >= at_least)
-        closed = [c for c in idle() if c.close_if_idle(Reset() if reset else Fin())]
+        closed = [connection for connection in idle() if connection.close_if_idle(how)]
         self.wait_for(lambda: not any(connection.open for connection in closed))
         return len(closed)
 
@@ -376,31 +408,39 @@ class ScriptedServer:
 
 
 @contextlib.contextmanager
-def blackhole() -> Iterator[tuple[str, int]]:
+def blackhole(host: str = "127.0.0.1", port: int = 0) -> Iterator[tuple[str, int]]:
     """An address at which connecting neither succeeds nor fails: its accept queue is full."""
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_bound(0))
-        listener.listen(0)
-        address = listener.getsockname()
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                filler.connect(address)
-        yield address
+        listener = stack.enter_context(_bound(host, port))
+        _fill(stack, listener)
+        yield listener.getsockname()
 
 
-def _bound(port: int) -> socket.socket:
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    sock.bind(("127.0.0.1", port))
+def _fill(stack: contextlib.ExitStack, listener: socket.socket) -> None:
+    """Fill the accept queue of a listener, until the stack is closed."""
+    listener.listen(0)
+    for _ in range(4):
+        filler = stack.enter_context(socket.socket(listener.family))
+        filler.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            filler.connect(listener.getsockname())
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
 def _actions(result: Result | None) -> Iterable[Action]:
     if result is None:
         return ()
-    if isinstance(result, (bytes, Reply, Wait, Drip, Tunnel, Fin, Reset, HalfClose, Stall)):
+    if isinstance(result, Action):
         return (result,)
     return result
 

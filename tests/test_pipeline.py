@@ -1,0 +1,553 @@
+"""When zarr is given FastCodecPipeline, what is left to zarr's own, and writes as one batch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+from servers.scripted import ScriptedServer, ranged, status
+
+pytest.importorskip("zarr", minversion="3.0", reason="codec pipelines of zarr 3")
+
+import zarr
+from zarr.codecs import BytesCodec, TransposeCodec
+from zarr.core.buffer import cpu
+from zarr.core.codec_pipeline import BatchedCodecPipeline
+from zarr.registry import get_pipeline_class
+from zarr.storage import LocalStore, LoggingStore, MemoryStore, StorePath
+
+import zfast
+from zfast import FastStore, pipeline
+from zfast.pipeline import FastCodecPipeline
+
+Start = Callable[..., ScriptedServer]
+
+ZARRS = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+OURS = "zfast.pipeline.FastCodecPipeline"
+URL = "http://localhost:1/"
+VALUES = np.arange(1, 60 * 50 + 1, dtype="float32").reshape(60, 50)
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "format 2": {"zarr_format": 2, "chunks": (16, 16)},
+    "format 3": {"zarr_format": 3, "chunks": (16, 16)},
+    "raw": {"zarr_format": 3, "chunks": (16, 16), "compressors": None},
+    "sharded": {"zarr_format": 3, "chunks": (8, 8), "shards": (16, 16)},
+}
+# In the 60 by 50 elements.
+CHUNKS = 16
+# What zarr alone can read, under every zarr.
+FOREIGN = {"zarr_format": 2, "chunks": (16, 16), "compressors": numcodecs.BZ2()}
+
+
+@pytest.fixture
+def undecided(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in a process that has had no FastStore yet."""
+    monkeypatch.setattr(pipeline, "_chosen", False)
+    with zarr.config.set({"codec_pipeline.path": ZARRS}):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _ours(request: pytest.FixtureRequest) -> Iterator[None]:
+    if "undecided" in request.fixturenames:
+        yield
+        return
+    with zarr.config.set({"codec_pipeline.path": OURS}):
+        yield
+
+
+def chosen() -> str:
+    return str(zarr.config.get("codec_pipeline.path"))
+
+
+def create(store: Any, values: Any = None, **options: Any) -> Any:
+    options = {"shape": VALUES.shape, "dtype": VALUES.dtype, "fill_value": 0} | options
+    array = zarr.create_array(store=store, name="a", **options)
+    if values is not None:
+        array[...] = values
+    return array
+
+
+class Objects(dict[str, bytes]):
+    """What a server holds, also as a local store of zarr's sees it."""
+
+    def local(self, folder: Path) -> Any:
+        for key, value in self.items():
+            path = folder / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(value)
+        return zarr.open_array(store=LocalStore(folder), path="a")[...]
+
+    def fill(self, values: Any, **options: Any) -> None:
+        store = MemoryStore()
+        create(store, values, **options)
+        for key, value in store._store_dict.items():
+            self[key] = value.to_bytes()
+
+
+@pytest.fixture
+def objects() -> Objects:
+    return Objects()
+
+
+@pytest.fixture
+def server(scripted: Start, objects: Objects) -> ScriptedServer:
+    return scripted(ranged(objects))
+
+
+def opened(server: ScriptedServer, **options: Any) -> tuple[FastStore, Any]:
+    store = FastStore(server.url, **options)
+    return store, zarr.open_array(store=store, path="a", mode="r" if store.read_only else "r+")
+
+
+# ---------------------------------------------------------------------------------------- choosing
+
+
+@pytest.mark.usefixtures("undecided")
+def test_the_first_store_chooses_it() -> None:
+    assert chosen() == ZARRS
+    FastStore(URL)
+    assert chosen() == OURS
+    assert get_pipeline_class() is FastCodecPipeline
+
+
+@pytest.mark.usefixtures("undecided")
+def test_whoever_changes_it_afterwards_has_the_last_word() -> None:
+    FastStore(URL)
+    zarr.config.set({"codec_pipeline.path": ZARRS})
+    FastStore(URL)
+    assert chosen() == ZARRS
+
+
+@pytest.mark.usefixtures("undecided")
+def test_another_pipeline_is_left_alone() -> None:
+    with zarr.config.set({"codec_pipeline.path": "somebody.elses.Pipeline"}):
+        FastStore(URL)
+        assert chosen() == "somebody.elses.Pipeline"
+    FastStore(URL)
+    assert chosen() == OURS
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_store_without_leaves_it_alone() -> None:
+    FastStore(URL, pipeline=False)
+    with zfast.config.set(pipeline=False):
+        FastStore(URL)
+    pickle.loads(pickle.dumps(FastStore(URL, pipeline=False)))
+    assert chosen() == ZARRS
+
+
+@pytest.mark.usefixtures("undecided")
+def test_a_store_out_of_a_pickle_chooses_it() -> None:
+    pickled = pickle.dumps(FastStore(URL))
+    zarr.config.set({"codec_pipeline.path": ZARRS})
+    pipeline._chosen = False
+    pickle.loads(pickled)
+    assert chosen() == OURS
+
+
+def in_new_process(code: str, stdin: bytes = b"", **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    return done.stdout.decode().strip()
+
+
+def test_it_is_found_by_its_name_alone() -> None:
+    found = {entry.value for entry in entry_points(group="zarr.codec_pipeline")}
+    assert "zfast.pipeline:FastCodecPipeline" in found
+    code = """if True:
+        import sys, zarr
+        assert "zfast" not in sys.modules
+        print(zarr.registry.get_pipeline_class().__name__)
+    """
+    assert in_new_process(code, ZARR_CODEC_PIPELINE__PATH=OURS) == "FastCodecPipeline"
+
+
+def test_a_pickled_array_reads_in_another_process(server: ScriptedServer, objects: Objects) -> None:
+    objects.fill(VALUES, **LAYOUTS["sharded"])
+    _, array = opened(server)
+    code = """if True:
+        import pickle, sys, zarr
+        array = pickle.load(sys.stdin.buffer)
+        print(array[...].sum(), zarr.config.get("codec_pipeline.path"))
+        print(type(array._async_array.codec_pipeline).__name__)
+    """
+    ended = in_new_process(code, pickle.dumps(array)).split()
+    assert ended == [str(VALUES.sum()), OURS, "FastCodecPipeline"]
+
+
+def test_it_pickles_and_evolves() -> None:
+    made = FastCodecPipeline.from_codecs([TransposeCodec(order=(1, 0)), BytesCodec()])
+    again = pickle.loads(pickle.dumps(made))
+    assert type(again) is FastCodecPipeline
+    assert again == made
+    array = zarr.create(shape=(4, 4), dtype="i4", store=MemoryStore())
+    assert type(array._async_array.codec_pipeline) is FastCodecPipeline
+
+
+# ------------------------------------------------------------------------------- what zarr reads
+
+
+@pytest.fixture
+def returned(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What every read of a FastCodecPipeline returns."""
+    values: list[Any] = []
+
+    async def read(self: Any, *args: Any, **kwargs: Any) -> Any:
+        values.append(await original(self, *args, **kwargs))
+        return values[-1]
+
+    original = FastCodecPipeline.read
+    monkeypatch.setattr(FastCodecPipeline, "read", read)
+    return values
+
+
+def test_what_the_core_cannot_read_zarr_reads(
+    server: ScriptedServer, objects: Objects, returned: list[Any], caplog: Any
+) -> None:
+    objects.fill(VALUES, **FOREIGN)
+    del objects["a/1.2"], objects["a/3.3"]
+    wanted = VALUES.copy()
+    wanted[16:32, 32:48] = wanted[48:, 48:] = 0
+    store, array = opened(server)
+    before = zfast.stats()["fallback_chunks"]
+    with caplog.at_level(logging.INFO, "zfast"):
+        np.testing.assert_array_equal(array[...], wanted)
+        np.testing.assert_array_equal(array[20:30, ::3], wanted[20:30, ::3])
+        np.testing.assert_array_equal(array.oindex[[1, 59], 4], wanted[[1, 59], 4])
+        np.testing.assert_array_equal(array.vindex[[1, 59], [4, 40]], wanted[[1, 59], [4, 40]])
+    assert [len(statuses) for statuses in returned] == [CHUNKS, 4, 2, 2]
+    missing = [at for at, said in enumerate(returned[0]) if said == {"status": "missing"}]
+    present = [at for at, said in enumerate(returned[0]) if said == {"status": "present"}]
+    assert missing == [6, 15]
+    assert len(present) == CHUNKS - 2
+    assert store.stats()["fallback_chunks"] == CHUNKS + 4 + 2 + 2
+    assert zfast.stats()["fallback_chunks"] == before + CHUNKS + 4 + 2 + 2
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"zarr's own pipeline reads chunks of {store.url}: codec numcodecs.bz2"]
+
+
+def test_every_store_says_it_once(server: ScriptedServer, objects: Objects, caplog: Any) -> None:
+    objects.fill(VALUES, **FOREIGN)
+    stores = []
+    with caplog.at_level(logging.INFO, "zfast"):
+        for options in ({}, {}, {"headers": {"X-Other": "1"}}):
+            store, array = opened(server, **options)
+            array[0], array[1]
+            stores.append(store)
+    assert [store.stats()["fallback_chunks"] for store in stores] == [8, 8, 8]
+    # Two of the stores are equal.
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.skipif(
+    not hasattr(zarr.errors, "ChunkNotFoundError"), reason="zarr fills in missing chunks"
+)
+@pytest.mark.parametrize("layout", [FOREIGN, *LAYOUTS.values()], ids=["foreign", *LAYOUTS])
+def test_a_missing_chunk_is_an_error_where_zarr_says_so(
+    server: ScriptedServer, objects: Objects, layout: dict[str, Any]
+) -> None:
+    objects.fill(VALUES, **layout)
+    (gone,) = (key for key in objects if key.endswith(("1/2", "1.2")))
+    del objects[gone]
+    _, array = opened(server)
+    with zarr.config.set({"array.read_missing_chunks": False}):
+        strict = zarr.open_array(store=FastStore(server.url), path="a")
+    np.testing.assert_array_equal(strict[:16], VALUES[:16])
+    for selection in (np.s_[...], np.s_[20, 40], np.s_[17:20, 30:45]):
+        with pytest.raises(zarr.errors.ChunkNotFoundError):
+            strict[selection]
+    assert array[20, 40] == 0
+
+
+@pytest.mark.skipif(
+    not hasattr(zarr.errors, "ChunkNotFoundError"), reason="zarr fills in missing chunks"
+)
+def test_a_missing_inner_chunk_never_is(server: ScriptedServer, objects: Objects) -> None:
+    values = VALUES.copy()
+    values[:8, :8] = 0
+    objects.fill(values, **LAYOUTS["sharded"])
+    with zarr.config.set({"array.read_missing_chunks": False}):
+        strict = zarr.open_array(store=FastStore(server.url), path="a")
+    np.testing.assert_array_equal(strict[...], values)
+    np.testing.assert_array_equal(strict[:4, :4], values[:4, :4])
+
+
+def test_a_store_without_is_zarrs(server: ScriptedServer, objects: Objects) -> None:
+    objects.fill(VALUES, **LAYOUTS["format 3"])
+    store, array = opened(server, read_only=False, pipeline=False)
+    np.testing.assert_array_equal(array[...], VALUES)
+    before = store.stats()["batches"]
+    array[...] = VALUES + 1
+    assert store.stats()["batches"] > before + 1
+    assert store.stats()["fallback_chunks"] == 0
+
+
+def test_what_wraps_a_store_sees_every_access(
+    server: ScriptedServer, objects: Objects, tmp_path: Path
+) -> None:
+    store = FastStore(server.url, read_only=False)
+    wrapper = LoggingStore(store, log_level="ERROR")
+    array = create(wrapper, VALUES, **LAYOUTS["format 3"])
+    np.testing.assert_array_equal(array[...], VALUES)
+    assert wrapper.counter["set"] >= CHUNKS
+    assert wrapper.counter["get"] >= CHUNKS
+    np.testing.assert_array_equal(objects.local(tmp_path), VALUES)
+    assert store.stats()["fallback_chunks"] == 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_arrays_on_other_stores_are_zarrs(
+    layout: dict[str, Any], returned: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = create(MemoryStore(), VALUES, **layout)
+    array[3:40, 5] = -1
+    assert type(array._async_array.codec_pipeline) is FastCodecPipeline
+    expected = VALUES.copy()
+    expected[3:40, 5] = -1
+    np.testing.assert_array_equal(array[...], expected)
+    # Whatever zarr's own returns.
+    ours = returned[-1]
+    with zarr.config.set({"codec_pipeline.path": ZARRS}):
+        theirs = []
+        original = BatchedCodecPipeline.read
+
+        async def read(self: Any, *args: Any, **kwargs: Any) -> Any:
+            theirs.append(await original(self, *args, **kwargs))
+            return theirs[-1]
+
+        monkeypatch.setattr(BatchedCodecPipeline, "read", read)
+        zarr.open_array(array.store, path="a")[...]
+    assert ours == theirs[-1]
+
+
+# ------------------------------------------------------------------------------------------ writes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_write_is_one_batch(
+    server: ScriptedServer, objects: Objects, tmp_path: Path, layout: dict[str, Any]
+) -> None:
+    store = FastStore(server.url, read_only=False)
+    array = create(store, **layout)
+    before, asked, written = store.stats(), len(server.keys()), len(server.keys("PUT"))
+    array[...] = VALUES
+    after = store.stats()
+    # Some zarrs look for shards even where they are written whole.
+    looked = len(server.keys()) - asked
+    assert looked == 0 or layout is LAYOUTS["sharded"]
+    assert 1 <= after["batches"] - before["batches"] <= 1 + looked
+    assert len(server.keys("PUT")) == written + CHUNKS
+    assert len(server.keys("DELETE")) == 0
+    np.testing.assert_array_equal(objects.local(tmp_path), VALUES)
+    np.testing.assert_array_equal(array[...], VALUES)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(
+    "selection",
+    [
+        np.s_[3:40, 5:33],
+        np.s_[17, :],
+        np.s_[59, 49],
+        np.s_[::5, ::7],
+        np.s_[2:3],
+    ],
+)
+def test_part_of_a_chunk_is_written_into_what_is_there(
+    server: ScriptedServer,
+    objects: Objects,
+    tmp_path: Path,
+    layout: dict[str, Any],
+    selection: Any,
+) -> None:
+    objects.fill(VALUES, **layout)
+    _, array = opened(server, read_only=False)
+    wanted = VALUES.copy()
+    wanted[selection] *= -2
+    written = len(server.keys("PUT"))
+    array[selection] = wanted[selection]
+    touched = server.keys("PUT")[written:]
+    assert len(touched) == len(set(touched))
+    np.testing.assert_array_equal(objects.local(tmp_path), wanted)
+    array[selection] = 7
+    wanted[selection] = 7
+    np.testing.assert_array_equal(objects.local(tmp_path), wanted)
+
+
+def test_single_elements_and_rows_are_written_too(
+    server: ScriptedServer, objects: Objects, tmp_path: Path
+) -> None:
+    objects.fill(VALUES, **LAYOUTS["format 3"])
+    _, array = opened(server, read_only=False)
+    wanted = VALUES.copy()
+    rows, columns = np.array([1, 30, 59]), np.array([2, 40, 49])
+    array.vindex[rows, columns] = [-1, -2, -3]
+    wanted[rows, columns] = [-1, -2, -3]
+    array.oindex[rows, 3:5] = np.full((3, 2), -4)
+    wanted[rows, 3:5] = -4
+    np.testing.assert_array_equal(objects.local(tmp_path), wanted)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_chunks_that_become_empty_are_deleted_as_one_batch(
+    server: ScriptedServer, objects: Objects, layout: dict[str, Any]
+) -> None:
+    objects.fill(VALUES, **layout)
+    store, array = opened(server, read_only=False)
+    kept = {key for key in objects if key.endswith(("zarr.json", ".zarray", ".zattrs", ".zgroup"))}
+    before, asked = store.stats()["batches"], len(server.keys())
+    array[...] = 0
+    looked = len(server.keys()) - asked
+    assert looked == 0 or layout is LAYOUTS["sharded"]
+    assert 1 <= store.stats()["batches"] - before <= 1 + looked
+    assert len(server.keys("DELETE")) == CHUNKS
+    assert set(objects) == kept
+    assert not array[...].any()
+
+
+def test_writes_and_deletions_of_one_write(
+    server: ScriptedServer, objects: Objects, tmp_path: Path
+) -> None:
+    objects.fill(VALUES, **LAYOUTS["format 3"])
+    store, array = opened(server, read_only=False)
+    wanted = VALUES.copy()
+    wanted[:16, :16] = wanted[48:, 48:] = 0
+    before, written = store.stats()["batches"], len(server.keys("PUT"))
+    array[...] = wanted
+    assert store.stats()["batches"] == before + 2
+    assert set(server.keys("DELETE")) == {"a/c/0/0", "a/c/3/3"}
+    assert len(server.keys("PUT")) == written + CHUNKS - 2
+    np.testing.assert_array_equal(objects.local(tmp_path), wanted)
+
+
+def test_what_waits_to_be_written_is_bounded(
+    server: ScriptedServer, objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_MOST_WAITING", 3000)
+    store = FastStore(server.url, read_only=False)
+    sizes: list[int] = []
+
+    async def set_many(self: Any, values: Any) -> None:
+        sizes.append(sum(len(value) for _, value in values))
+        await original(self, values)
+
+    original = FastStore._set_many
+    monkeypatch.setattr(FastStore, "_set_many", set_many)
+    array = create(store, VALUES, **LAYOUTS["raw"])
+    # Chunks of 1024 bytes: up to the third all wait.
+    assert sum(sizes) == CHUNKS * 1024
+    assert sizes[0] == 3072
+    assert len(sizes) > 1
+    np.testing.assert_array_equal(objects.local(tmp_path), VALUES)
+    np.testing.assert_array_equal(array[...], VALUES)
+
+
+async def test_flushes_do_not_overtake_each_other() -> None:
+    """The later value of a key is the one that stays, and nothing waits when all is flushed."""
+    held: dict[str, bytes] = {}
+    flying = 0
+
+    class Slow:
+        async def _set_many(self, values: Any) -> None:
+            nonlocal flying
+            flying += 1
+            assert flying == 1
+            await asyncio.sleep(0.01)
+            held.update(values)
+            flying -= 1
+
+        async def _delete_all(self, keys: Any) -> None:
+            for key in keys:
+                del held[key]
+
+    outbox = pipeline._Outbox(Slow())
+    await outbox.add("k", b"first")
+    flushes = asyncio.gather(outbox.flush(), outbox.flush())
+    await asyncio.sleep(0)
+    await outbox.add("k", b"second")
+    await outbox.add("gone", b"x")
+    await outbox.flush()
+    await flushes
+    assert held == {"k": b"second", "gone": b"x"}
+    await outbox.add("gone", None)
+    await outbox.flush()
+    assert held == {"k": b"second"}
+
+
+def test_a_read_only_store_is_not_written(server: ScriptedServer, objects: Objects) -> None:
+    objects.fill(VALUES, **LAYOUTS["format 3"])
+    held = dict(objects)
+    _, array = opened(server)
+    with pytest.raises(ValueError, match="read-only"):
+        array[...] = 1
+    # Also where zarr would not have asked.
+    made = array._async_array.codec_pipeline
+    spec = array._async_array.metadata
+    path = StorePath(FastStore(server.url), "a/c/0/0")
+    with pytest.raises(ValueError, match="read-only"):
+        asyncio.run(made.write([(path, spec, (), (), True)], None))
+    assert objects == held
+    assert not server.keys("PUT")
+
+
+def test_a_server_that_takes_no_writes_is_an_error(scripted: Start, objects: Objects) -> None:
+    objects.fill(VALUES, **LAYOUTS["format 3"])
+    handler = ranged(objects)
+    server = scripted(lambda request: status(405) if request.method == "PUT" else handler(request))
+    _, array = opened(server, read_only=False)
+    with pytest.raises(zfast.NotWritableError, match="PUT"):
+        array[...] = 1
+
+
+def test_inner_chunks_and_indexes_are_zarrs_to_encode() -> None:
+    """They come with byte getters and setters that know no store."""
+
+    class Getter:
+        value: Any = None
+
+        async def get(self, prototype: Any, byte_range: Any = None) -> Any:
+            return self.value
+
+        async def set(self, value: Any) -> None:
+            self.value = value
+
+        async def delete(self) -> None:
+            self.value = None
+
+    async def write_and_read() -> Any:
+        made, getter = FastCodecPipeline.from_codecs([BytesCodec()]), Getter()
+        array = zarr.create(shape=(4,), chunks=(4,), dtype="i4", store=MemoryStore())
+        seen: list[Any] = []
+
+        async def remember(self: Any, batch_info: Any, *_: Any, **__: Any) -> None:
+            seen.extend(batch_info)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FastCodecPipeline, "write", remember)
+            await array._async_array.setitem(slice(None), np.arange(4, dtype="i4"))
+        spec = seen[0][1]
+        items = [(getter, spec, (slice(0, 4),), (slice(0, 4),), True)]
+        await made.write(items, cpu.NDBuffer.from_numpy_array(np.arange(4, dtype="i4")))
+        out = cpu.NDBuffer.from_numpy_array(np.zeros(4, "i4"))
+        await made.read(items, out)
+        return out.as_numpy_array()
+
+    np.testing.assert_array_equal(asyncio.run(write_and_read()), np.arange(4))
