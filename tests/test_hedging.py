@@ -373,6 +373,27 @@ def test_it_is_a_new_connection_where_none_has_proved_good(scripted: Scripted) -
     assert held.held()[1].connection >= known
 
 
+def test_a_new_connection_takes_the_place_of_one_that_idles_elsewhere(scripted: Scripted) -> None:
+    held = Held(scripted, Stall(), ok(OBJECT))
+    with zfast.config.set(hedge_budget=1.0):
+        client = held.client()
+    most = zfast.stats()["max_connections"]
+    together = threading.Barrier(most)
+
+    def all_at_once(_: Request) -> Any:
+        together.wait(20)
+        return ok(OBJECT)
+
+    elsewhere = Client(scripted(all_at_once).url, max_concurrency=most, deadline=30)
+    elsewhere.get_many([(str(at), None) for at in range(most)])
+    # Of which some go to the one server, and the others stay idle.
+    client.get_many([(f"many/{at}", None) for at in range(20)])
+    known = len(held.server.connections)
+    assert known > 1
+    assert client.get("held") == OBJECT
+    assert held.held()[1].connection >= known
+
+
 def test_a_connection_that_proves_good_meanwhile_will_do(scripted: Scripted) -> None:
     held = Held(scripted, Stall(), ok(OBJECT))
     client = held.client()

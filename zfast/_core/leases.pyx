@@ -134,10 +134,13 @@ cdef void lease_lose(Scheduler* s, Lease* lease) noexcept nogil:
 # ----------------------------------------------------------------------------------------- dialling
 
 
-cdef bint _evict(Scheduler* s, bint starving) noexcept nogil:
-    # Makes room by giving back an idle connection of an origin that has nothing waiting; for one
-    # that starves, of any that has had its turn. False when there is none.
+cdef bint _evict(Scheduler* s, const Origin* origin, bint starving) noexcept nogil:
+    # Makes room for `origin` by giving back an idle connection of another one that has nothing
+    # waiting; where it starves, of any that has had its turn. False when there is none.
     for entry in s.origins:
+        if entry.second == origin:
+            # The next to be opened would be the same one, out of its pool.
+            continue
         for lease in entry.second.idle:
             if entry.second.pending == 0 or (starving and lease.served >= TURN):
                 # In its pool it would stay open: not where descriptors are what is short.
@@ -166,7 +169,10 @@ cdef bint _withdraw_one(Scheduler* s, Origin* origin) noexcept nogil:
 cdef bint origin_can_dial(const Scheduler* s, const Origin* origin) noexcept nogil:
     if origin.max_leases and origin.leases + origin.dialling + origin.leaving >= origin.max_leases:
         return False
-    return s.leases + s.dialling + s.leaving < s.max_leases
+    if s.leases + s.dialling + s.leaving < s.max_leases:
+        return True
+    # What is idle elsewhere makes room.
+    return s.leases - s.in_flight > <long>origin.idle.size()
 
 
 cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
@@ -188,7 +194,7 @@ cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
         room += 1
     lacking = wanted - room - s.leaving
     # What is not in flight is idle.
-    while lacking > 0 and s.leases - s.in_flight > idle and _evict(s, starving):
+    while lacking > 0 and s.leases - s.in_flight > idle and _evict(s, origin, starving):
         lacking -= 1
         starving = False
     wanted = min(wanted, room)
