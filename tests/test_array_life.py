@@ -373,7 +373,7 @@ def test_who_is_cancelled_takes_no_index_from_the_others(
 def test_a_deadline_while_the_decode_threads_are_busy(scripted: Start) -> None:
     """An answer that is looked at after the deadline leads to no further request."""
     busy, size = setting("decode_threads"), 1 << 20
-    slowly = [bytes_codec(), *[named("numcodecs.shuffle", elementsize=2)] * 2000]
+    slowly = [bytes_codec(), *[named("numcodecs.shuffle", elementsize=2)] * 8000]
     document = format_3((busy, size), [(1, size)], "<f4", slowly).document
     objects = stored("sharded") | {f"slow/c/{at}/0": bytes(4 * size) for at in range(busy)}
     objects["slow/zarr.json"] = json.dumps(document).encode()

@@ -154,7 +154,8 @@ def test_nothing_stays(start: Start, tmp_path: Path, kind: type[ChildServer]) ->
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((HOST, port))
     assert not work.exists()
-    assert open_descriptors() == before
+    # Idle connections of earlier tests' clients may be gone meanwhile.
+    assert open_descriptors().items() <= before.items()
     server.stop()
 
 
