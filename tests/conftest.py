@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import signal
 import socket
 import ssl
 from collections.abc import Callable, Generator, Iterator
@@ -32,6 +33,9 @@ os.environ["ZFAST_HEDGE_BUDGET"] = "0"
 zfast.config.refresh()
 
 _site_numbers = itertools.count()
+
+# A shell that has the tests in the background ignores Ctrl-C for them and for their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The servers here are near: nothing of the machine's may stand between, for child processes either.
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
