@@ -22,7 +22,7 @@ import numpy as np
 import urllib3
 from few_chunks import VALUES, WAYS, opened, stored
 from promises import at_once
-from servers.leaks import open_descriptors
+from servers.leaks import open_descriptors, wait_until
 from servers.ranged import Ranged, Result
 from servers.scripted import Reply, Request, ScriptedServer
 
@@ -351,14 +351,6 @@ def warmed() -> None:
     """Start the engine and zarr's event loop, whose descriptors and threads stay."""
     with ScriptedServer(Ranged(dict(SHARDED.objects))) as server, reading(SHARDED, server.url) as r:
         r()
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait until it holds; an AssertionError where it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, (open_descriptors(), threading.enumerate())
-        time.sleep(0.001)
 
 
 def _foreign_descriptors() -> int:

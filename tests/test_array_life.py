@@ -9,14 +9,14 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from servers.leaks import open_descriptors
+from servers.leaks import open_descriptors, wait_until
 from servers.script import Script
 from servers.scripted import Reset, ScriptedServer, Stall, Wait, ranged, unsatisfiable
 from servers.site import Site
@@ -54,13 +54,6 @@ QUICKLY = 3.0
 def foreign_descriptors() -> int:
     """Descriptors that are no connection of the engine."""
     return len(open_descriptors()) - zfast.stats()["connections"]
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.fixture(scope="module", autouse=True)

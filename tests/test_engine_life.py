@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from servers.leaks import open_descriptors
+from servers.leaks import open_descriptors, wait_until
 from servers.script import Script, in_child, run
 from servers.scripted import Action, Reply, Request, ScriptedServer, Stall, ok
 from servers.site import Site
@@ -73,13 +73,6 @@ def running(work: Callable[[], object], count: int = 1) -> Iterator[list[BaseExc
         for thread in threads:
             thread.join(20)
         assert not any(thread.is_alive() for thread in threads)
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 # ------------------------------------------------------------------------------------------- fork

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import urllib3
 from plain_sockets import GET, OK, Start, dial, drain, exactly, exchange
-from servers.leaks import open_descriptors, server_threads
+from servers.leaks import open_descriptors, server_threads, wait_until
 from servers.scripted import (
     BadRequest,
     Drip,
@@ -485,7 +485,7 @@ def test_closing_ends_whatever_is_under_way() -> None:
     for client in clients:
         client.close()
     assert {connection.ending for connection in server.connections} == {"server"}
-    assert open_descriptors().items() <= before.items()
+    wait_until(lambda: open_descriptors().items() <= before.items())
     server.close()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trustme
 import urllib3
-from servers.leaks import open_descriptors
+from servers.leaks import open_descriptors, wait_until
 from servers.script import in_child
 from servers.scripted import Action, Fin, Request, Reset, ScriptedServer, Tunnel, blackhole, ok
 from urllib3.connection import HTTPConnection
@@ -104,13 +104,6 @@ def counted(servers: Pair) -> list[int]:
         known = opening.addresses._known
         names = [":".join(map(str, server.address)) for server in servers]
         return [known[name].open if name in known else 0 for name in names]
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def all_at_once(count: int) -> Callable[[Request], Iterable[Action]]:

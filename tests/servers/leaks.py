@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import stat
 import threading
+import time
+from collections.abc import Callable
 
 from .processes import ChildServer, running_servers
 from .scripted import THREAD_NAME
@@ -44,3 +46,11 @@ def child_processes() -> set[ChildServer | multiprocessing.process.BaseProcess]:
     """The servers started for one test, and the children of `multiprocessing`."""
     servers = {server for server in running_servers() if not server.shared}
     return {*servers, *multiprocessing.active_children()}
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Wait until it holds; an AssertionError where it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, (open_descriptors(), threading.enumerate())
+        time.sleep(0.001)
