@@ -108,6 +108,23 @@ def test_directory_target(url: str, prefix: str, target: bytes) -> None:
     assert HTTPLocation(url).directory_target(prefix) == target
 
 
+@pytest.mark.parametrize(
+    ("url", "ancestors"),
+    [
+        ("http://host", []),
+        ("http://host/", []),
+        ("http://host/a/", [("a", b"/")]),
+        ("http://host/a/b%20c?t=1", [("b c", b"/a/?t=1"), ("a", b"/?t=1")]),
+        ("http://host/%FF", [("\udcff", b"/")]),
+        # No index page can say whether these are there.
+        ("http://host/a//b", [("b", b"/a//")]),
+        ("http://host/a/b%2Fc", []),
+    ],
+)
+def test_ancestors(url: str, ancestors: list[tuple[str, bytes]]) -> None:
+    assert list(HTTPLocation(url).ancestors()) == ancestors
+
+
 KEYS = st.text(alphabet=st.characters(exclude_categories=["Cs"])) | st.text(
     alphabet="ab.%/?#&+ \r\n\0\u00e9"
 )

@@ -320,13 +320,38 @@ class Operations:
             self._page(batch, index, directory, target)
             for index, (directory, target) in enumerate(zip(directories, targets, strict=True))
         ]
-        if not self._lists and all(page is None for page in pages):
-            # A server without index pages may call every directory missing, as Caddy does.
-            if "" in directories:
-                raise self._no_listing("", 404)
-            yield from self._pages([""], new_batch)
-        self._lists = True
+        if not self._lists:
+            yield from self._assure_listing(directories, pages, new_batch)
         return pages
+
+    def _assure_listing(
+        self, directories: Sequence[str], pages: Sequence[Listing | None], new_batch: NewBatch
+    ) -> Steps[None]:
+        # A server without index pages may call every directory missing, as Caddy does.
+        if any(page is not None for page in pages):
+            self._lists = True
+        elif "" not in directories:
+            yield from self._pages([""], new_batch)
+        elif not (yield from self._base_is_absent(new_batch)):
+            raise self._no_listing("", 404)
+
+    def _base_is_absent(self, new_batch: NewBatch) -> Steps[bool]:
+        """Whether the nearest directory above the base that is there lists, but not what is below.
+
+        As before the first write to a store.
+        """
+        for name, target in self.location.ancestors():
+            batch = new_batch(fail_fast=True)
+            batch.add(
+                self.policy, self.origin(), _GET, target, fields=_INDEX_FIELDS, keep_head=True
+            )
+            yield batch
+            if first_failure(batch) is not None:
+                return False
+            page = self._page(batch, 0, "", target)
+            if page is not None:
+                return all(entry.name != name for entry in page)
+        return False
 
     def _page(self, batch: Batch, index: int, directory: str, target: bytes) -> Listing | None:
         body = batch.body(index)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import os
 import re
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
@@ -176,6 +178,26 @@ class HTTPLocation:
         prefix = prefix.removesuffix("/")
         path = f"{self._base}/{_quote_key(prefix)}/" if prefix else f"{self._base}/"
         return (path + self._query).encode("ascii")
+
+    def ancestors(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the directories above the base URL, the nearest first.
+
+        Yields
+        ------
+        name : str
+            Of the directory below, as `Entry` has it.
+        target : bytes
+            As `directory_target` gives it.
+        """
+        below = self._base
+        while below:
+            above, _, segment = below.rpartition("/")
+            name = os.fsdecode(unquote_to_bytes(segment))
+            if not name or "/" in name:
+                # No listing has it.
+                return
+            yield name, f"{above}/{self._query}".encode("ascii")
+            below = above
 
     def display(self, key: str) -> str:
         """Return the URL of a key as it may be shown: no userinfo, no query."""
