@@ -4,6 +4,7 @@
     python asv_bench/ratios.py --stores           and arrays through zarr, under the same ceiling
     python asv_bench/ratios.py --arrays           arrays of every kind, beside zfast's peers
     python asv_bench/ratios.py --networks         bad networks (takes root), and a slow server
+    python asv_bench/ratios.py --overhead         opening an array, and dask's threads
 
 Medians over rounds in which everything runs once, so that what else the machine does meanwhile
 meets all alike.
@@ -17,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import zarr
-from benchmarks import arrays, many, networks, store
+from benchmarks import arrays, many, networks, overhead, store
 from benchmarks.common import CONNECTIONS, CORES, Figures
 from benchmarks.peers import PEERS
 from servers.netns import why_no_networks
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument(
         "--networks", action="store_true", help="bad networks and a slow server, instead"
     )
+    parser.add_argument("--overhead", action="store_true", help="opening, and dask, instead")
     parser.add_argument(
         "--only", nargs="+", default=[""], metavar="TEXT", help="those with this in their names"
     )
@@ -83,6 +85,9 @@ def main() -> None:
     if options.networks:
         peers = [peer for peer in networks.PEERS if peer in options.peers]
         _print_networks(options.only, peers, options.mib, options.rounds)
+        return
+    if options.overhead:
+        _print_overhead(options.mib, options.rounds)
         return
     with tempfile.TemporaryDirectory(prefix="zfast-bench-") as folder:
         measured = many.measure(Path(folder), options.bodies, options.mib, options.rounds)
@@ -122,6 +127,21 @@ def _print_arrays(cases: Sequence[str], peers: Sequence[str], mib: int, rounds: 
                 flush=True,
             )
     print(_ARRAY_NOTES)
+
+
+def _print_overhead(mib: int, rounds: int) -> None:
+    with tempfile.TemporaryDirectory(prefix="zfast-bench-") as folder:
+        opening = overhead.opening(Path(folder), rounds)
+        if opening is not None:
+            print("opening an array and reading one chunk of 64 KiB")
+            print(
+                f"    zfast {opening.zfast:.0f} us; zarr in memory and one round trip "
+                f"{opening.least:.0f} us; ratio {opening.ratio:.2f}, goal {overhead.OPENING_GOAL}\n"
+            )
+        print(f"{CONNECTIONS} threads of dask, by one read of the same array\n")
+        print(f"{'a task reads':<23} {'reader':<10} {'MiB/s':>7} {'kept':>6}")
+        for (blocks, reader), found in overhead.by_dask(Path(folder), mib=mib, rounds=rounds):
+            print(f"{blocks:<23} {reader:<10} {_rate(found.rate):>7} {found.kept:>6.2f}")
 
 
 def _print_networks(only: Sequence[str], peers: Sequence[str], mib: int, rounds: int) -> None:

@@ -2,7 +2,7 @@
 
 `http1` measures the parser, `many` many bodies at once, `store` whole arrays through zarr under the
 network's ceiling, `arrays` every kind of array beside zfast's peers, `networks` arrays over bad
-networks and from a server that holds responses back.
+networks and from a server that holds responses back, `overhead` what opening and dask cost.
 Two variables of the environment scale them down, for a smoke run: BENCH_MIB, the size of each data
 set (256), and BENCH_ROUNDS, how often everything is measured (5).
 """
