@@ -22,7 +22,9 @@ pytest.importorskip("zarr", minversion="3.1", reason="arrays by the pipeline")
 import zarr
 from arrays import bytes_codec, format_3, named, sharding
 from shards import objects_of
+from zarr.abc.store import RangeByteRequest
 from zarr.api.asynchronous import open_array as open_async
+from zarr.core.buffer import Buffer, default_buffer_prototype
 
 import zfast
 from zfast import Client, FastStore
@@ -31,6 +33,7 @@ from zfast.errors import CorruptError, NotWritableError
 VALUES = np.arange(64 * 64, dtype="<f4").reshape(64, 64)
 BODY = bytes(range(256)) * 64
 ROUNDS = 60
+PROTOTYPE = default_buffer_prototype()
 # nginx's limit_rate: the first kilobytes at once, the rest of the body seconds later.
 SLOW = "location ~ /slow/ { limit_rate 8k; }"
 
@@ -102,6 +105,55 @@ def test_reads_of_a_client_one_after_another(near: Nginx) -> None:
     with pytest.raises(NotWritableError):
         client.put("key", b"no")
     assert client.get("key") == BODY
+
+
+async def test_reads_of_a_loop_one_turn_after_another(near: Nginx) -> None:
+    """Those of one turn are one batch, each with what is its own."""
+    store = FastStore(near.url)
+    before = attended()
+    for number in range(10 * ROUNDS):
+        found = await asyncio.gather(
+            store.get("key", PROTOTYPE, RangeByteRequest(number, number + 9)),
+            store.get("missing", PROTOTYPE),
+            store.get("key", PROTOTYPE),
+            store.get("raw", PROTOTYPE),
+            return_exceptions=True,
+        )
+        contents = [item.to_bytes() for item in found if isinstance(item, Buffer)]
+        assert contents == [BODY[number : number + 9], BODY]
+        assert found[1] is None
+        assert isinstance(found[3], zfast.ZfastError)
+    assert attended() > before
+
+
+async def test_of_one_turn_the_early_do_not_wait_for_the_late(near: Nginx) -> None:
+    """What was done of a batch while the loop attended to it is told when it lets go."""
+    store = FastStore(near.url)
+    # A connection for each read of the turn, which is not attended to else.
+    await asyncio.gather(*(store.get("slow/key", PROTOTYPE) for _ in range(3)))
+    for _ in range(3):
+        before = attended()
+        while attended() == before:
+            # Of reads in a row some are attended to, and so may the next be.
+            await store.get("key", PROTOTYPE, RangeByteRequest(0, 9))
+            await asyncio.sleep(0)
+        slow = asyncio.ensure_future(store.get("slow/key", PROTOTYPE))
+        early = [store.get("key", PROTOTYPE), store.get("missing", PROTOTYPE)]
+        found, missing = await asyncio.gather(*early)
+        assert found is not None
+        assert found.to_bytes() == BODY
+        assert missing is None
+        assert not slow.done()
+        assert await slow is not None
+
+
+async def test_a_client_attends_in_a_loop(near: Nginx) -> None:
+    client = Client(near.url)
+    before = attended()
+    for number in range(10 * ROUNDS):
+        assert await client.get_async("key", (number, number + 9)) == BODY[number : number + 9]
+        assert await client.get_async("missing") is None
+    assert attended() > before
 
 
 def test_a_corrupt_chunk_is_an_error(near: Nginx) -> None:

@@ -220,4 +220,4 @@ class Collector:
         wishes = ((read.target, read.wanted) for read in reads)
         for wanted, members in grouped(wishes, operations.ignores_ranges):
             flight.add(origin, wanted, [reads[at] for at in members])
-        hub.submit(batch, flight.arrive)
+        hub.submit(batch, flight.arrive, hub.attends())

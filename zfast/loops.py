@@ -42,15 +42,22 @@ class Hub:
         for batch, _ in self._under_way.values():
             batch.cancel()
 
-    def submit(self, batch: Batch, handler: Callable[[int], None]) -> None:
-        """Submit a batch; `handler` gets read indexes as they complete, -1 for the batch."""
+    def submit(self, batch: Batch, handler: Callable[[int], None], seconds: float = 0.0) -> None:
+        """Submit a batch; `handler` gets read indexes as they complete, -1 for the batch.
+
+        The loop attends to it for so many seconds at most.
+        """
         self._alone = 0 if self._under_way else self._alone + 1
         self._under_way[batch.id] = batch, handler
         try:
-            batch.submit()
+            complete = batch.submit(seconds)
         except BaseException:
             del self._under_way[batch.id]
             raise
+        if complete:
+            for index in range(len(batch)):
+                handler(index)
+            self.attended(batch)
 
     def attends(self) -> float:
         """For how many seconds the loop may attend to the batch that is submitted next."""
@@ -130,7 +137,7 @@ async def wait(hub: Hub, batch: Batch, feed: Callable[[], None] | None = None) -
     """
     done = _Completion(batch, asyncio.get_running_loop())
     failed: BaseException | None = None
-    hub.submit(batch, done.complete)
+    hub.submit(batch, done.complete, hub.attends() if feed is None else 0.0)
     try:
         if feed is not None:
             try:

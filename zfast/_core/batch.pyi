@@ -98,8 +98,8 @@ class Batch:
             The raw head of the response is part of the outcome.
         """
 
-    def submit(self) -> None:
-        """Hand the batch to the engine."""
+    def submit(self, seconds: float = 0) -> bool:
+        """Hand the batch to the engine, and attend to it; whether it is complete already."""
 
     def run(self) -> None:
         """Submit the batch and `wait` for it; a small one is seen to by the calling thread."""

@@ -258,9 +258,21 @@ cdef class Batch:
             self.pins.append(sent)
         self.policies[<uintptr_t>policy.profile] = policy
 
-    def submit(self):
-        """Hand the batch to the engine."""
-        self._submit(False)
+    def submit(self, double seconds=0):
+        """Hand the batch to the engine.
+
+        Parameters
+        ----------
+        seconds : float
+            The longest time to `attend` to it at once.
+
+        Returns
+        -------
+        bool
+            Whether the batch is complete; its waker was told of nothing then.
+        """
+        self._submit(seconds > 0)
+        return seconds > 0 and self.attend(seconds)
 
     def run(self):
         """Submit the batch and `wait` for it; a small one is seen to by the calling thread."""

@@ -69,7 +69,10 @@ cdef void scheduler_end(Scheduler* s, Request* request, Status code) noexcept no
             scheduler_cancel(s, batch, -1, STATUS_CANCELLED)
     batch.outstanding -= 1
     if batch.notices != NULL and batch.notify_each and not s.exiting:
-        scheduler_notice(batch, <long long>request.index)
+        if batch.attended:
+            batch.untold.push_back(<long long>request.index)
+        else:
+            scheduler_notice(batch, <long long>request.index)
     if batch.outstanding == 0:
         scheduler_complete(s, batch)
 

@@ -24,7 +24,7 @@ from zfast._core.leases cimport (
     lease_retire,
 )
 from zfast._core.request cimport Request
-from zfast._core.scheduler cimport scheduler_dispatch, scheduler_reassign
+from zfast._core.scheduler cimport scheduler_dispatch, scheduler_notice, scheduler_reassign
 from zfast._core.settlement cimport scheduler_settle, scheduler_take_back
 from zfast._core.splitting cimport split_go
 from zfast._core.state cimport BatchState, Lease, Scheduler, Worker, monotonic, wake
@@ -320,6 +320,7 @@ cdef bint reactor_attend(
     cdef Scheduler* s = thread.scheduler
     cdef bint decodes, done
     cdef double now
+    cdef long long index
     pthread_mutex_lock(&s.lock)
     if s.guest_is_here or not batch.attended:
         # Somebody else attends to it.
@@ -342,5 +343,9 @@ cdef bint reactor_attend(
             decoding_help(s, batch, decoder)
     batch.attended = s.guest_is_expected = s.guest_is_here = False
     done = batch.done
+    if not done:
+        for index in batch.untold:
+            scheduler_notice(batch, index)
+    batch.untold.clear()
     pthread_mutex_unlock(&s.lock)
     return done

@@ -88,6 +88,7 @@ cdef cppclass BatchState:
     bint submitted
     bint open                       # more requests may come: it is not done before it is sealed
     bint attended                   # whoever waits for it does its I/O, and needs no telling
+    vector[long long] untold        # what was done of it meanwhile
     size_t entered                  # requests that were submitted
     bint done
     pthread_cond_t completed
