@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# (faces, how a test's name begins, why)
+# (faces, a test without its parameters, why)
 _REASONS = (
     (
         "pipeline",
@@ -18,6 +18,11 @@ _REASONS = (
         "store",
         "tests/test_metadata/test_consolidated.py::TestConsolidated::test_not_writable_raises",
         "it looks into the dict of a MemoryStore",
+    ),
+    (
+        "store",
+        "tests/test_codecs/test_sharding.py::test_sharding_partial_shard_read__index_load_fails",
+        "it has store.get find no index, by which a FastStore's arrays are not read",
     ),
     (
         "pipeline store",
@@ -37,7 +42,7 @@ def reason_to_skip(face: str, test: str) -> str | None:
     test
         The test's name, as pytest gives it.
     """
-    for faces, beginning, reason in _REASONS:
-        if face in faces.split() and test.startswith(beginning):
+    for faces, name, reason in _REASONS:
+        if face in faces.split() and test.partition("[")[0] == name:
             return reason
     return None
