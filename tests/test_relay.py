@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import urllib3
@@ -16,6 +19,7 @@ from servers.scripted import Action, Fin, Request, Reset, ScriptedServer, ok
 import zfast
 from zfast import Client
 from zfast.connections import leases
+from zfast.relay import Relay
 
 Start = Callable[..., ScriptedServer]
 
@@ -62,6 +66,48 @@ def test_the_thread_survives_sessions_that_break(
             assert isinstance(read, zfast.ZfastError)
     assert client.get("after") == b"after"
     assert thread.is_alive()
+
+
+def test_a_session_that_fails_unforeseen_ends_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """As a TLS implementation of somebody else's may, which urllib3 takes as well."""
+
+    class Session(socket.socket):
+        def recv(self, *arguments: Any) -> bytes:
+            try:
+                return super().recv(*arguments)
+            except BlockingIOError:
+                raise ssl.SSLWantReadError from None
+
+    class Unforeseen(Session):
+        def recv(self, *_: Any) -> bytes:
+            raise RuntimeError("unforeseen")
+
+    relay = Relay()
+    pairs = [socket.socketpair() for _ in range(2)]
+    for end in (end for pair in pairs for end in pair):
+        end.setblocking(False)
+    with contextlib.ExitStack() as stack:
+        for end in (end for pair in pairs for end in pair):
+            stack.enter_context(end)
+        sessions = [
+            stack.enter_context(kind(fileno=pair[0].detach()))
+            for kind, pair in zip((Unforeseen, Session), pairs, strict=True)
+        ]
+        far, other = (
+            stack.enter_context(relay.attach(lease, session, lambda: None))
+            for lease, session in enumerate(sessions)
+        )
+        far.settimeout(10)
+        assert far.recv(1) == b""
+        other.settimeout(10)
+        for _ in range(3):
+            pairs[1][1].send(b"more")
+            assert other.recv(9) == b"more"
+        relay.detach(0)
+        relay.detach(1)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the TLS relay failed at a session"
+    ]
 
 
 def trusting(tls_ca_file: str) -> ssl.SSLContext:

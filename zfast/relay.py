@@ -8,7 +8,6 @@ one takes it for each block.
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import selectors
 import socket
@@ -182,10 +181,10 @@ class Relay:
         done = threading.Event()
 
         def end() -> None:
-            session = self._sessions.pop(lease, None)
-            if session is not None:
-                self._end(session)
-            done.set()
+            try:
+                self._end(lease)
+            finally:
+                done.set()
 
         self._run(end)
         done.wait()
@@ -216,21 +215,13 @@ class Relay:
                 if key.fileobj is self._woken:
                     self._do_jobs()
                 elif key.data in self._sessions:
-                    self._guard(functools.partial(self._serve, key.data))
+                    self._serve(key.data)
 
     def _do_jobs(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(4096)
         while self._todo:
-            self._guard(self._todo.popleft())
-
-    @staticmethod
-    def _guard(job: Callable[[], None]) -> None:
-        # One session must not end the thread that all the others live by.
-        try:
-            job()
-        except Exception:
-            _log.exception("the TLS relay failed at a session")
+            self._todo.popleft()()
 
     def _begin(self, lease: int, session: _Session) -> None:
         self._sessions[lease] = session
@@ -238,12 +229,18 @@ class Relay:
 
     def _serve(self, lease: int) -> None:
         session = self._sessions[lease]
-        if not session.pass_on():
-            del self._sessions[lease]
-            self._end(session)
-            return
-        for end, events in zip((session.tls, session.near), session.interests(), strict=True):
-            self._watch(end, events, lease)
+        try:
+            goes_on = session.pass_on()
+            if goes_on:
+                ends = (session.tls, session.near)
+                for end, events in zip(ends, session.interests(), strict=True):
+                    self._watch(end, events, lease)
+        except Exception:
+            # It must not end the thread that all the others live by.
+            _log.exception("the TLS relay failed at a session")
+            goes_on = False
+        if not goes_on:
+            self._end(lease)
 
     def _watch(self, end: Any, events: int, lease: int) -> None:
         watched = end.fileno() in self._selector.get_map()
@@ -255,8 +252,12 @@ class Relay:
         else:
             self._selector.register(end, events, lease)
 
-    def _end(self, session: _Session) -> None:
+    def _end(self, lease: int) -> None:
+        session = self._sessions.pop(lease, None)
+        if session is None:
+            return
         for end in (session.tls, session.near):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(end)
-        session.near.close()
+        with contextlib.suppress(OSError):
+            session.near.close()
