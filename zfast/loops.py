@@ -56,7 +56,7 @@ class Hub:
             raise
         if complete:
             for index in range(len(batch)):
-                handler(index)
+                self._tell(batch.id, index)
             self.attended(batch)
 
     def attends(self) -> float:
@@ -66,7 +66,7 @@ class Hub:
 
     def attended(self, batch: Batch) -> None:
         """Report a batch that the loop has attended to until it was complete."""
-        self._under_way.pop(batch.id)[1](-1)
+        self._tell(batch.id, -1)
         # Whoever awaits it goes on at once. Before the next, the loop's other tasks have theirs.
         self._had_turn = False
         asyncio.get_running_loop().call_soon(self._on_turn)
@@ -76,16 +76,19 @@ class Hub:
 
     def _on_readable(self) -> None:
         for batch_id, index in self.waker.completions():
-            try:
-                if index >= 0:
-                    self._under_way[batch_id][1](index)
-                else:
-                    self._under_way.pop(batch_id)[1](-1)
-            except Exception as error:
-                # What else completed must be told all the same.
-                asyncio.get_running_loop().call_exception_handler(
-                    {"message": "zfast could not report a completion", "exception": error}
-                )
+            self._tell(batch_id, index)
+
+    def _tell(self, batch_id: int, index: int) -> None:
+        try:
+            if index >= 0:
+                self._under_way[batch_id][1](index)
+            else:
+                self._under_way.pop(batch_id)[1](-1)
+        except Exception as error:
+            # What else completed must be told all the same.
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "zfast could not report a completion", "exception": error}
+            )
 
 
 # By the id of the loop. Keyed by the loop itself, reads under way would keep a closed one for ever.

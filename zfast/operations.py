@@ -305,9 +305,17 @@ class Operations:
         self, directories: Sequence[str], new_batch: NewBatch
     ) -> Steps[list[Listing | None]]:
         # None for a directory that does not exist.
+        targets = [self.location.directory_target(directory) for directory in directories]
+        pages = yield from self._fetch_pages(directories, targets, new_batch)
+        if not self._lists:
+            yield from self._assure_listing(directories, pages, new_batch)
+        return pages
+
+    def _fetch_pages(
+        self, directories: Sequence[str], targets: Sequence[bytes], new_batch: NewBatch
+    ) -> Steps[list[Listing | None]]:
         batch = new_batch(fail_fast=True)
         origin = self.origin()
-        targets = [self.location.directory_target(directory) for directory in directories]
         for target in targets:
             batch.add(self.policy, origin, _GET, target, fields=_INDEX_FIELDS, keep_head=True)
         yield batch
@@ -316,13 +324,10 @@ class Operations:
             if batch.outcome(failed)["status"] in _NO_INDEX:
                 raise self._no_listing(directories[failed], batch.outcome(failed)["status"])
             raise self.error(batch, failed, directories[failed])
-        pages = [
+        return [
             self._page(batch, index, directory, target)
             for index, (directory, target) in enumerate(zip(directories, targets, strict=True))
         ]
-        if not self._lists:
-            yield from self._assure_listing(directories, pages, new_batch)
-        return pages
 
     def _assure_listing(
         self, directories: Sequence[str], pages: Sequence[Listing | None], new_batch: NewBatch
@@ -341,14 +346,7 @@ class Operations:
         As before the first write to a store.
         """
         for name, target in self.location.ancestors():
-            batch = new_batch(fail_fast=True)
-            batch.add(
-                self.policy, self.origin(), _GET, target, fields=_INDEX_FIELDS, keep_head=True
-            )
-            yield batch
-            if first_failure(batch) is not None:
-                return False
-            page = self._page(batch, 0, "", target)
+            (page,) = yield from self._fetch_pages([""], [target], new_batch)
             if page is not None:
                 return all(entry.name != name for entry in page)
         return False

@@ -77,7 +77,7 @@ def pytest_plugin_registered(plugin: object) -> None:
 
 
 def pytest_configure() -> None:
-    """Count what comes to the pipeline, and have zarr choose it whatever its tests configure."""
+    """Count what comes to the pipeline, which has to be zarr's choice."""
     if FACE == "pipeline":
         chosen = zarr.config.get("codec_pipeline.path")
         assert chosen == "zfast.pipeline.FastCodecPipeline", f"the configuration says {chosen}"
