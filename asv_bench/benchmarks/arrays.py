@@ -6,7 +6,6 @@ opened by a reader that has nothing cached: no shard's index, no chunk.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from .common import (
     trust,
     with_hogs,
 )
-from .peers import PEERS, ZARRS_OWN, Reader, readers
+from .peers import PEERS, ZARR_3, ZARRS_OWN, Reader, readers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -121,7 +120,7 @@ def measure(
     tuple of str and Beside
         The name of the case, and its figures.
     """
-    if int(zarr.__version__.partition(".")[0]) < 3:
+    if not ZARR_3:
         return
     root = folder / "root"
     root.mkdir()
@@ -134,7 +133,7 @@ def measure(
             case = CASES[name]
             server = secure if case.tls else plain
             number = list(LAYOUTS).index(case.layout)
-            packed = _written(root / f"{number}", LAYOUTS[case.layout], values)
+            packed = written(root / f"{number}", LAYOUTS[case.layout], values)
             url = f"{server.url}/{number}"
             read = windows if case.windows else None
             for reader in found:
@@ -173,7 +172,7 @@ def _windows(mib: int, side: int) -> list[Window]:
     return [(slice(y, y + _WINDOW), slice(x, x + _WINDOW)) for y, x in starts.tolist()]
 
 
-def _written(path: Path, layout: Layout, values: Values) -> float:
+def written(path: Path, layout: Layout, values: Values) -> float:
     """Write the array, unless it is there; how many times smaller than in memory it is there."""
     if not path.exists():
         with zarr.config.set(ZARRS_OWN):
@@ -224,7 +223,7 @@ def _whole(reader: Reader, url: str) -> Subject:
     with reader.configured():
         opened = reader.connect(url)
     measured = clocked(lambda: opened()[...])
-    return functools.partial(_configured, reader, measured)
+    return reader.within(measured)
 
 
 def _one_by_one(reader: Reader, url: str, windows: list[Window]) -> Subject:
@@ -232,12 +231,7 @@ def _one_by_one(reader: Reader, url: str, windows: list[Window]) -> Subject:
         array = reader.connect(url)()
         return clocked(lambda: [array[window] for window in windows])()
 
-    return functools.partial(_configured, reader, run)
-
-
-def _configured(reader: Reader, subject: Subject) -> Run:
-    with reader.configured():
-        return subject()
+    return reader.within(run)
 
 
 # --- for asv

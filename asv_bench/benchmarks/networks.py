@@ -32,7 +32,7 @@ from .common import (
     running,
     serving,
 )
-from .peers import ZARRS_OWN, Open, Reader, readers
+from .peers import ZARR_3, ZARRS_OWN, Open, Reader, readers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -85,7 +85,7 @@ def beside_peers(
     tuple of str and Beside
         The name of the case, and its figures. Nothing where there can be no networks.
     """
-    if why_no_networks() or not _has_arrays():
+    if why_no_networks() or not ZARR_3:
         return
     root = _root(folder)
     found = readers(peers)
@@ -181,7 +181,7 @@ def held_back(
     tuple of str and dict
         The size of the chunks, and by reader the time with responses held back by that without.
     """
-    if why_not_held_back() or not _has_arrays():
+    if why_not_held_back() or not ZARR_3:
         return
     root = _root(folder)
     found = readers(peers)
@@ -209,10 +209,6 @@ def _held(reader: str) -> str:
 
 
 # --- arrays
-
-
-def _has_arrays() -> bool:
-    return int(zarr.__version__.partition(".")[0]) >= 3
 
 
 def _root(folder: Path) -> Path:

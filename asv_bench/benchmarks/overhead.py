@@ -20,8 +20,9 @@ import zarr
 
 import zfast
 
-from .common import CONNECTIONS, DATA_MIB, MIB, ROUNDS, Rounds, Run, Subject, clocked, serving
-from .peers import ZARRS_OWN, Reader, readers
+from .arrays import Layout, written
+from .common import CONNECTIONS, DATA_MIB, MIB, ROUNDS, Rounds, Subject, clocked, serving
+from .peers import ZARR_3, ZARRS_OWN, Open, Reader, readers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -52,11 +53,11 @@ class Opening:
 
 def opening(folder: Path, rounds: int = ROUNDS) -> Opening | None:
     """Measure opening; None where zarr is older than version 3."""
-    if not _is_zarr3():
+    if not ZARR_3:
         return None
     root = folder / "root"
     array = root / "a"
-    _write(array, np.ones((_CHUNK, _CHUNK), np.float32))
+    written(array, Layout(_CHUNK), np.ones((_CHUNK, _CHUNK), np.float32))
     files = [file for file in array.rglob("*") if file.is_file()]
     memory = zarr.storage.MemoryStore(
         {
@@ -75,13 +76,12 @@ def opening(folder: Path, rounds: int = ROUNDS) -> Opening | None:
         round_trip = _round_trips(sock, (array / "c/0/0").stat().st_size)
 
         def least() -> None:
-            with zarr.config.set(ZARRS_OWN):
-                _open_and_read(memory)
+            _open_and_read(memory)
             round_trip()
 
         subjects = {
             "zfast": _repeated(lambda: _open_and_read(store)),
-            "least": _repeated(least),
+            "least": Reader(lambda _: None, ZARRS_OWN).within(_repeated(least)),
         }
         Rounds(subjects, 1)
         ran = Rounds(subjects, rounds)
@@ -143,23 +143,27 @@ def by_dask(
     tuple of tuple of str and Dask
         What a task reads, the name of the reader, and its figures.
     """
-    if not _is_zarr3():
+    if not ZARR_3:
         return
     root = folder / "root"
-    side = _CHUNK * _CHUNKS_A_SIDE
-    values = np.arange(mib * MIB // 4, dtype=np.float32).reshape(-1, side)
-    _write(root / "b", values)
+    values = np.arange(mib * MIB // 4, dtype=np.float32).reshape(-1, _CHUNK * _CHUNKS_A_SIDE)
+    written(root / "b", Layout(_CHUNK), values)
     with serving(root) as server:
         found = readers(peers)
         subjects: dict[str, Subject] = {}
         for name, reader in found.items():
-            opened = reader.connect(f"{server.url}/b")
-            subjects[name] = _configured(reader, lambda opened=opened: opened()[...])
+            with reader.configured():
+                opened = reader.connect(f"{server.url}/b")
+            reads = {name: functools.partial(_read, opened)}
             for blocks, chunks in BLOCKS.items():
-                read = functools.partial(_dask_read, opened, chunks * _CHUNK)
-                if not np.array_equal(read(), values):
-                    raise AssertionError(f"{name} read other values than were written")
-                subjects[f"{name}, {blocks}"] = _configured(reader, read)
+                reads[f"{name}, {blocks}"] = functools.partial(
+                    _read_by_dask, opened, chunks * _CHUNK
+                )
+            for what, read in reads.items():
+                with reader.configured():
+                    if not np.array_equal(read(), values):
+                        raise AssertionError(f"{what}: other values than were written")
+                subjects[what] = reader.within(clocked(read))
         ran = Rounds(subjects, rounds)
     for blocks in BLOCKS:
         for name in found:
@@ -167,40 +171,18 @@ def by_dask(
             yield (blocks, name), Dask(mib / ran.seconds(threads), ran.seconds_ratio(name, threads))
 
 
-def _dask_read(opened: Callable[[], Any], block: int) -> npt.NDArray[np.float32]:
+def _read(opened: Open) -> npt.NDArray[np.float32]:
+    values: npt.NDArray[np.float32] = opened()[...]
+    return values
+
+
+def _read_by_dask(opened: Open, block: int) -> npt.NDArray[np.float32]:
     array = opened()
     lazy = dask.array.from_array(array, chunks=(block, block), name=False)
     out = np.empty(array.shape, array.dtype)
     with dask.config.set(scheduler="threads", num_workers=CONNECTIONS):
         lazy.store(out, lock=False)
     return out
-
-
-def _configured(reader: Reader, call: Callable[[], object]) -> Subject:
-    measured = clocked(call)
-
-    def run() -> Run:
-        with reader.configured():
-            return measured()
-
-    return run
-
-
-def _write(path: Path, values: npt.NDArray[np.float32]) -> None:
-    with zarr.config.set(ZARRS_OWN):
-        array = zarr.create_array(
-            path,
-            shape=values.shape,
-            dtype=values.dtype,
-            chunks=(_CHUNK, _CHUNK),
-            compressors=None,
-            zarr_format=3,
-        )
-        array[...] = values
-
-
-def _is_zarr3() -> bool:
-    return int(zarr.__version__.partition(".")[0]) >= 3
 
 
 # --- for asv

@@ -19,7 +19,9 @@ import zarr
 
 import zfast
 
-from .common import CONNECTIONS
+from .common import CONNECTIONS, Run, Subject
+
+ZARR_3 = not zarr.__version__.startswith("2.")
 
 PEERS = ("fsspec", "obstore", "tensorstore", "zarrs")
 
@@ -44,6 +46,15 @@ class Reader:
     def configured(self) -> Iterator[None]:
         with zarr.config.set(dict(self.settings)):
             yield
+
+    def within(self, subject: Subject) -> Subject:
+        """The same subject, run with zarr set so."""
+
+        def run() -> Run:
+            with self.configured():
+                return subject()
+
+        return run
 
 
 def readers(peers: Iterable[str] = PEERS) -> dict[str, Reader]:

@@ -30,7 +30,7 @@ from .common import (
     serving,
     with_hogs,
 )
-from .peers import ZARRS_OWN
+from .peers import ZARR_3, ZARRS_OWN
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -70,7 +70,7 @@ def measure(
     dict
         Figures by layout; rates are in MiB/s of the array.
     """
-    if int(zarr.__version__.partition(".")[0]) < 3:
+    if not ZARR_3:
         return {}
     root = folder / "root"
     root.mkdir()
