@@ -419,9 +419,8 @@ def test_the_end_of_the_engine_ends_reads(scripted: Start, way: str, what: Any) 
             engine = runtime.running()
             assert engine is not None
             engine.stop()
-            # As at exit, what it still holds goes back to its owners.
-            while (call := engine.next_call()) is not None:
-                runtime._answer(engine, call)
+            # As at exit.
+            runtime.answer_rest(engine)
             for reading in readings:
                 assert isinstance(reading.exception(), zfast.ZfastError)
         np.testing.assert_array_equal(array[...], VALUES)

@@ -260,9 +260,8 @@ def test_the_end_of_the_engine_ends_both(scripted: Scripted) -> None:
         engine.stop()
         with pytest.raises(zfast.ZfastError):
             reading.result()
-        # As at exit, what it still holds goes back to its owners.
-        while (call := engine.next_call()) is not None:
-            zfast.runtime._answer(engine, call)
+        # As at exit.
+        zfast.runtime.answer_rest(engine)
     held.server.wait_closed()
 
 

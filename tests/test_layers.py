@@ -58,7 +58,7 @@ LAYERS = (
     ("zfast._core.decoding",),
     ("zfast._core.reactor",),
     ("zfast._core.engine",),
-    ("zfast._core.batch", "zfast._core.shard_indexes"),
+    ("zfast._core.batch", "zfast._core.calls", "zfast._core.shard_indexes"),
     ("zfast._core.array_read",),
     ("zfast.config", "zfast.errors"),
     ("zfast.recipes", "zfast.selections"),

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from zfast._core.calls import Calls
 from zfast._core.engine import Engine
 from zfast._core.policy import after_fork_in_child
 from zfast.config import setting
@@ -37,7 +38,7 @@ _engine: Engine | None = None
 # The engine that exit has ended.
 _ended: Engine | None = None
 _threads: list[threading.Thread] = []
-_serve: Callable[[Engine, str, int, int], None] | None = None
+_serve: Callable[[Calls, str, int, int], None] | None = None
 _forgets: list[Callable[[], None]] = []
 _lock = threading.RLock()
 
@@ -45,8 +46,8 @@ _lock = threading.RLock()
 fork_guard = threading.RLock()
 
 
-def serve_with(serve: Callable[[Engine, str, int, int], None]) -> None:
-    """Name the function that answers the engine's calls; see `Engine.next_call`."""
+def serve_with(serve: Callable[[Calls, str, int, int], None]) -> None:
+    """Name the function that answers the engine's calls; see `Calls.next`."""
     global _serve
     _serve = serve
 
@@ -120,9 +121,10 @@ def _add_threads(engine: Engine, wanted: int, most: int) -> None:
 
 
 def _serve_calls(engine: Engine, most: int) -> None:
-    while (call := engine.next_call()) is not None:
+    calls = Calls(engine)
+    while (call := calls.next()) is not None:
         began = time.monotonic()
-        _answer(engine, call)
+        _answer(calls, call)
         if call[0] != "dial" or time.monotonic() - began < _FAR_SECONDS or len(_threads) >= most:
             continue
         # Who has the lock starts an engine, forks, or ends: nothing to wait for, least of all exit.
@@ -137,10 +139,10 @@ def _serve_calls(engine: Engine, most: int) -> None:
                 _lock.release()
 
 
-def _answer(engine: Engine, call: tuple[str, int, int]) -> None:
+def _answer(calls: Calls, call: tuple[str, int, int]) -> None:
     assert _serve is not None
     try:
-        _serve(engine, *call)
+        _serve(calls, *call)
     except Exception:
         _log.exception("serving the engine's call %r failed", call[0])
 
@@ -158,8 +160,14 @@ def _stop() -> None:
     for thread in _threads:
         # One that is opening a connection is not waited for: it ends with the process.
         thread.join(max(0.0, deadline - time.monotonic()))
-    while (call := engine.next_call()) is not None:
-        _answer(engine, call)
+    answer_rest(engine)
+
+
+def answer_rest(engine: Engine) -> None:
+    """Serve the calls that a stopped engine still has: what it holds goes back to its owners."""
+    calls = Calls(engine)
+    while (call := calls.next()) is not None:
+        _answer(calls, call)
 
 
 def _before_fork() -> None:

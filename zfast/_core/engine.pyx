@@ -1,7 +1,6 @@
-"""The process's engine: starts and ends the I/O threads, and is the way in and out of them.
+"""The process's engine: starts and ends the I/O threads, and tells what state they are in.
 
-What needs Python (dialling, closing, a redirect elsewhere) is put into a queue of calls, which
-`connections` serves.
+There is one a process; a forked child abandons its parent's and starts its own.
 """
 
 import os
@@ -9,7 +8,6 @@ import socket
 
 from libc.errno cimport ENOMEM
 from libc.stdlib cimport free, malloc
-from libcpp.string cimport string
 from libcpp.vector cimport vector
 from posix.signal cimport sigfillset, sigset_t
 from posix.unistd cimport close, getpid, usleep
@@ -22,8 +20,6 @@ from zfast._core.extern.pthread cimport (
     pthread_cond_broadcast,
     pthread_cond_destroy,
     pthread_cond_init,
-    pthread_cond_signal,
-    pthread_cond_wait,
     pthread_create,
     pthread_join,
     pthread_mutex_destroy,
@@ -34,7 +30,7 @@ from zfast._core.extern.pthread cimport (
 )
 from zfast._core.extern.sockets cimport POLLIN, pollfd
 from zfast._core.finishing cimport scheduler_cancel, scheduler_finish
-from zfast._core.leases cimport lease_drop_twin, lease_lose, lease_new, lease_retire
+from zfast._core.leases cimport lease_drop_twin, lease_lose, lease_retire
 from zfast._core.reactor cimport (
     SCRATCH_SIZE,
     Thread,
@@ -42,54 +38,17 @@ from zfast._core.reactor cimport (
     reactor_run,
     reactor_take_inbox,
 )
-from zfast._core.redirects cimport scheduler_redirected
 from zfast._core.request cimport Request
-from zfast._core.scheduler cimport scheduler_adopt, scheduler_dispatch, scheduler_left
-from zfast._core.settlement cimport scheduler_dial_failed
 from zfast._core.state cimport (
-    CALL_CLOSE,
-    CALL_DIAL,
-    CALL_REDIRECT,
-    CALL_RELEASE,
-    NOBODY,
     BatchState,
-    Call,
     Lease,
     Origin,
     Scheduler,
     Worker,
-    monotonic,
-    origin_has_waiting,
     origin_new,
     wake,
 )
-from zfast._core.tls cimport transport_over_session
-from zfast._core.transport cimport transport_over_socket
-from zfast._core.types cimport STATUS_CLOSED, Status
-
-
-# ------------------------------------------------------------------------------- calls for Python
-
-
-cdef long _callable(Scheduler* s) noexcept nogil:
-    # Index of the call to serve next, -1 for none. What is quick goes first, and a host that
-    # answers nobody does not get all the threads.
-    cdef size_t index
-    cdef long dial = -1
-    for index in range(s.calls.size()):
-        if s.calls[index].kind != CALL_DIAL:
-            return <long>index
-        if dial < 0 and (
-            s.stopping or s.origins[s.calls[index].id].dials_begun < s.max_dials_of_one
-        ):
-            dial = <long>index
-    return dial
-
-
-cdef void _dial_ended(Scheduler* s, Origin* origin) noexcept nogil:
-    origin.dials_begun -= 1
-    if not s.calls.empty():
-        pthread_cond_signal(&s.calls_waiting)
+from zfast._core.types cimport STATUS_CLOSED
 
 
 cdef void _see_guest_out(Scheduler* s) noexcept nogil:
@@ -102,9 +61,6 @@ cdef void _see_guest_out(Scheduler* s) noexcept nogil:
         pthread_mutex_unlock(&s.lock)
         if here:
             usleep(100)
-
-
-# --------------------------------------------------------------------------------- the Python face
 
 
 cdef class Engine:
@@ -318,165 +274,6 @@ cdef class Engine:
         self.scheduler.origins[id] = origin
         pthread_mutex_unlock(&self.scheduler.lock)
 
-    def next_call(self):
-        """Wait for something that needs Python.
-
-        Returns
-        -------
-        tuple of (str, int, int) or None
-            ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index), or
-            None when the engine has stopped.
-        """
-        cdef Scheduler* s = self.scheduler
-        cdef Call call
-        cdef Origin* origin
-        cdef bint stopping
-        cdef long next
-        names = {CALL_DIAL: "dial", CALL_RELEASE: "release", CALL_CLOSE: "close",
-                 CALL_REDIRECT: "redirect"}
-        while True:
-            with nogil:
-                pthread_mutex_lock(&s.lock)
-                next = _callable(s)
-                while next < 0 and not s.stopping:
-                    pthread_cond_wait(&s.calls_waiting, &s.lock)
-                    next = _callable(s)
-                stopping = next < 0
-                if not stopping:
-                    call = s.calls[<size_t>next]
-                    s.calls.erase(s.calls.begin() + next)
-                    if call.kind == CALL_DIAL and s.stopping:
-                        call.id = -1
-                    elif call.kind == CALL_DIAL:
-                        origin = s.origins[call.id]
-                        if not origin_has_waiting(origin):
-                            # The connections that opened first have done the work meanwhile.
-                            origin.dialling -= 1
-                            s.dialling -= 1
-                            call.id = -1
-                        else:
-                            origin.dials_begun += 1
-                        if call.id < 0:
-                            scheduler_dispatch(s, NOBODY, monotonic())
-                pthread_mutex_unlock(&s.lock)
-            if stopping:
-                return None
-            if call.id >= 0:
-                return names[call.kind], call.id, call.index
-
-    def adopt(
-        self, long long lease_id, long long origin_id, int fd, bint used, bint clean_end,
-        size_t session=0, size_t address=0,
-    ):
-        """Take over an open connection that answers a "dial".
-
-        Parameters
-        ----------
-        lease_id : int
-            What "release" and "close" will name it by.
-        origin_id : int
-            The origin that it leads to.
-        fd : int
-            Its non-blocking descriptor; nobody else may read, write or close it until then.
-        used : bool
-            It came out of its pool and may have been closed by the server meanwhile.
-        clean_end : bool
-            The end of its stream can be believed (false for TLS by way of Python, until
-            close_notify was seen).
-        session : int
-            The address of its TLS session, see `zfast._core.tls.session_of`; 0 for none.
-        address : int
-            Tells the addresses of the host apart, where it has several; 0 for the only one.
-        """
-        cdef Scheduler* s = self.scheduler
-        cdef Lease* lease
-        self.ensure_usable()
-        if self.stopped:
-            raise RuntimeError("the process ends: no connection is needed any more")
-        lease = lease_new(lease_id, self.max_head)
-        if lease == NULL:
-            raise MemoryError("no memory for a connection")
-        lease.used = used
-        lease.relayed = not clean_end
-        lease.address = address
-        lease.exchange.end_of_stream_is_clean = clean_end
-        if session:
-            transport_over_session(&lease.exchange.transport, fd, <void*>session)
-        else:
-            transport_over_socket(&lease.exchange.transport, fd)
-        pthread_mutex_lock(&s.lock)
-        lease.origin = s.origins[origin_id]
-        _dial_ended(s, lease.origin)
-        scheduler_adopt(s, lease, monotonic())
-        pthread_mutex_unlock(&s.lock)
-
-    def believe_end(self, long long lease_id):
-        """The end of the stream that the lease will see next is the one that the peer meant."""
-        cdef Scheduler* s = self.scheduler
-        pthread_mutex_lock(&s.lock)
-        if s.leases_by_id.count(lease_id):
-            s.leases_by_id[lease_id].exchange.end_of_stream_is_clean = True
-        pthread_mutex_unlock(&s.lock)
-
-    def dial_failed(
-        self, long long origin_id, int code, int error, bint no_descriptor, bytes detail
-    ):
-        """Answer a "dial" that opened no connection.
-
-        Parameters
-        ----------
-        origin_id : int
-            The origin.
-        code : Status
-            What became of it.
-        error : int
-            The errno, 0 if there is none.
-        no_descriptor : bool
-            The process is out of descriptors: fewer connections must do.
-        detail : bytes
-            What to tell the user, UTF-8.
-        """
-        cdef Scheduler* s = self.scheduler
-        self.ensure_usable()
-        pthread_mutex_lock(&s.lock)
-        _dial_ended(s, s.origins[origin_id])
-        scheduler_dial_failed(
-            s, s.origins[origin_id], <Status>code, error, no_descriptor, detail, monotonic()
-        )
-        pthread_mutex_unlock(&s.lock)
-
-    def redirection(self, long long batch_id, size_t index):
-        """What a "redirect" is about: (target, location, authority, origin), None if it is over."""
-        cdef Scheduler* s = self.scheduler
-        cdef Request* request
-        cdef string target, location, authority
-        cdef long long origin = -1
-        # As in `snapshot`: no Python object is made under the lock.
-        pthread_mutex_lock(&s.lock)
-        if s.batches.count(batch_id):
-            request = &s.batches[batch_id].requests[index]
-            if request.with_python:
-                target, location = request.target, request.location
-                authority = request.endpoint.authority
-                origin = (<Origin*>request.origin).id
-        pthread_mutex_unlock(&s.lock)
-        return None if origin < 0 else (target, location, authority, origin)
-
-    def redirect(
-        self, long long batch_id, size_t index, long long origin_id, bytes target, bint foreign
-    ):
-        """Answer a "redirect"; an `origin_id` of -1 says that it leads nowhere."""
-        cdef Scheduler* s = self.scheduler
-        cdef Origin* origin = NULL
-        pthread_mutex_lock(&s.lock)
-        if s.batches.count(batch_id):
-            if origin_id >= 0:
-                origin = s.origins[origin_id]
-            scheduler_redirected(
-                s, &s.batches[batch_id].requests[index], origin, target, foreign, monotonic()
-            )
-        pthread_mutex_unlock(&s.lock)
-
     def release_idle(self, origin_ids):
         """Give the idle connections of these origins back to their pools now."""
         cdef Scheduler* s = self.scheduler
@@ -487,15 +284,6 @@ cdef class Engine:
             if s.origins.count(id):
                 while not s.origins[id].idle.empty():
                     lease_retire(s, s.origins[id].idle.back(), True)
-        pthread_mutex_unlock(&s.lock)
-
-    def left(self, long long origin_id):
-        """A connection that was to be released or closed is with its owner again."""
-        cdef Scheduler* s = self.scheduler
-        if self.stopped or self.pid != getpid():
-            return
-        pthread_mutex_lock(&s.lock)
-        scheduler_left(s, s.origins[origin_id], monotonic())
         pthread_mutex_unlock(&s.lock)
 
     def snapshot(self):

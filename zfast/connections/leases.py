@@ -20,6 +20,7 @@ from urllib3.exceptions import ClosedPoolError, EmptyPoolError, HTTPError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from zfast import runtime
+from zfast._core.calls import Calls
 from zfast._core.engine import Engine
 from zfast._core.request_head import check_target
 from zfast._core.tls import session_of, unavailable
@@ -69,20 +70,20 @@ def relayed() -> int:
 # ----------------------------------------------------------------------------------------- dialling
 
 
-def _dial(engine: Engine, origin_id: int) -> None:
+def _dial(calls: Calls, origin_id: int) -> None:
     origin = origins.get(origin_id)
     if origin is None:
-        engine.dial_failed(origin_id, Status.CONNECT_FAILED, 0, False, b"the client is closed")
+        calls.dial_failed(origin_id, Status.CONNECT_FAILED, 0, False, b"the client is closed")
         return
     pool = connection = None
     try:
         with runtime.fork_guard:
             pool = origin.pool()
-        connection = _connection_of(engine, origin, pool)
+        connection = _connection_of(calls.engine, origin, pool)
         used = not connection.is_closed
         timeout = origin.connections.connect_timeout
         address = open_connection(pool, connection, origin.scheme, timeout)
-        _lend(engine, _Lease(origin_id, pool, connection, address), used)
+        _lend(calls, _Lease(origin_id, pool, connection, address), used)
     except BaseException as error:
         code, number, detail = opening.explain(error)
         if origin.proxy:
@@ -99,7 +100,7 @@ def _dial(engine: Engine, origin_id: int) -> None:
         finally:
             # Whatever else goes wrong, the engine hears of it: a request waits for the answer.
             with contextlib.suppress(RuntimeError):
-                engine.dial_failed(
+                calls.dial_failed(
                     origin_id,
                     code,
                     number,
@@ -125,7 +126,7 @@ def _connection_of(engine: Engine, origin: Origin, pool: Any) -> Any:
         time.sleep(0.01)
 
 
-def _lend(engine: Engine, lease: _Lease, used: bool) -> None:
+def _lend(calls: Calls, lease: _Lease, used: bool) -> None:
     lease_id = next(_lease_ids)
     with runtime.fork_guard:
         _leases[lease_id] = lease
@@ -136,8 +137,8 @@ def _lend(engine: Engine, lease: _Lease, used: bool) -> None:
         if not isinstance(sock, socket.socket) or isinstance(sock, ssl.SSLSocket):
             session, why = _session_of(sock)
             if why:
-                sock = lease.far = _attach(engine, lease_id, sock, why)
-        engine.adopt(
+                sock = lease.far = _attach(calls, lease_id, sock, why)
+        calls.adopt(
             lease_id,
             lease.origin,
             sock.fileno(),
@@ -161,7 +162,7 @@ def _session_of(sock: Any) -> tuple[int, str]:
     return (0, why) if why else session_of(sock)
 
 
-def _attach(engine: Engine, lease_id: int, tls: Any, why: str) -> socket.socket:
+def _attach(calls: Calls, lease_id: int, tls: Any, why: str) -> socket.socket:
     global _relay, _relayed
     if not _relayed:
         _log.info(
@@ -172,7 +173,7 @@ def _attach(engine: Engine, lease_id: int, tls: Any, why: str) -> socket.socket:
     with runtime.fork_guard:
         _relay = _relay or Relay()
         _relayed += 1
-    return _relay.attach(lease_id, tls, lambda: engine.believe_end(lease_id))
+    return _relay.attach(lease_id, tls, lambda: calls.believe_end(lease_id))
 
 
 # ------------------------------------------------------------------------------------ giving back
@@ -202,8 +203,8 @@ def _take_back(lease_id: int) -> _Lease | None:
     return lease
 
 
-def _redirect(engine: Engine, batch_id: int, index: int) -> None:
-    found = engine.redirection(batch_id, index)
+def _redirect(calls: Calls, batch_id: int, index: int) -> None:
+    found = calls.redirection(batch_id, index)
     if found is None:
         return
     target, location, authority, origin_id = found
@@ -216,20 +217,20 @@ def _redirect(engine: Engine, batch_id: int, index: int) -> None:
         place = HTTPLocation(url.partition("#")[0])
         new_target = place.target("")
         check_target(new_target)
-        new_origin = origin.connections.origin(engine, place.scheme, place.host, place.port)
+        new_origin = origin.connections.origin(calls.engine, place.scheme, place.host, place.port)
     except Exception as error:
         # A user's pool manager may raise anything, and the request waits for an answer.
         _log.warning("a redirect cannot be followed: %s", error)
-        engine.redirect(batch_id, index, -1, b"", False)
+        calls.redirect(batch_id, index, -1, b"", False)
     else:
-        engine.redirect(batch_id, index, new_origin, new_target, new_origin != origin_id)
+        calls.redirect(batch_id, index, new_origin, new_target, new_origin != origin_id)
 
 
-def _serve(engine: Engine, kind: str, id: int, index: int) -> None:
+def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
     if kind == "dial":
-        _dial(engine, id)
+        _dial(calls, id)
     elif kind == "redirect":
-        _redirect(engine, id, index)
+        _redirect(calls, id, index)
     else:
         lease = _take_back(id)
         if lease is not None:
@@ -242,7 +243,7 @@ def _serve(engine: Engine, kind: str, id: int, index: int) -> None:
                     lease.connection.close()
                 _put_back(lease.pool, lease.connection)
             finally:
-                engine.left(lease.origin)
+                calls.left(lease.origin)
 
 
 def _forget() -> None:

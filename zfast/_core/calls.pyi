@@ -1,0 +1,87 @@
+from zfast._core.engine import Engine
+
+class Calls:
+    """The calls of an engine.
+
+    Parameters
+    ----------
+    engine : Engine
+        Whose; several of these, and threads, may serve one engine.
+    """
+
+    def __init__(self, engine: Engine) -> None: ...
+    @property
+    def engine(self) -> Engine: ...
+    def next(self) -> tuple[str, int, int] | None:
+        """Wait for something that needs Python.
+
+        Returns
+        -------
+        tuple of (str, int, int) or None
+            ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index), or
+            None when the engine has stopped.
+        """
+
+    def adopt(
+        self,
+        lease_id: int,
+        origin_id: int,
+        fd: int,
+        used: bool,
+        clean_end: bool,
+        session: int = 0,
+        address: int = 0,
+    ) -> None:
+        """Take over an open connection that answers a "dial".
+
+        Parameters
+        ----------
+        lease_id : int
+            What "release" and "close" will name it by.
+        origin_id : int
+            The origin that it leads to.
+        fd : int
+            Its non-blocking descriptor; nobody else may read, write or close it until then.
+        used : bool
+            It came out of its pool and may have been closed by the server meanwhile.
+        clean_end : bool
+            The end of its stream can be believed (false for TLS by way of Python, until
+            close_notify was seen).
+        session : int
+            The address of its TLS session, see `zfast._core.tls.session_of`; 0 for none.
+        address : int
+            Tells the addresses of the host apart, where it has several; 0 for the only one.
+        """
+
+    def believe_end(self, lease_id: int) -> None:
+        """The end of the stream that the lease will see next is the one that the peer meant."""
+
+    def dial_failed(
+        self, origin_id: int, code: int, error: int, no_descriptor: bool, detail: bytes
+    ) -> None:
+        """Answer a "dial" that opened no connection.
+
+        Parameters
+        ----------
+        origin_id : int
+            The origin.
+        code : Status
+            What became of it.
+        error : int
+            The errno, 0 if there is none.
+        no_descriptor : bool
+            The process is out of descriptors: fewer connections must do.
+        detail : bytes
+            What to tell the user, UTF-8.
+        """
+
+    def redirection(self, batch_id: int, index: int) -> tuple[bytes, bytes, bytes, int] | None:
+        """What a "redirect" is about: (target, location, authority, origin), None if it is over."""
+
+    def redirect(
+        self, batch_id: int, index: int, origin_id: int, target: bytes, foreign: bool
+    ) -> None:
+        """Answer a "redirect"; an `origin_id` of -1 says that it leads nowhere."""
+
+    def left(self, origin_id: int) -> None:
+        """A connection that was to be released or closed is with its owner again."""
