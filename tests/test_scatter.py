@@ -146,6 +146,27 @@ def test_scatter(case: Case) -> None:
     np.testing.assert_array_equal(out, case.expected())
 
 
+@pytest.mark.parametrize("size", [511, 512, 513, 575, 1000, 4096])
+@pytest.mark.parametrize("base", [0, 1, 17, 63])
+@pytest.mark.parametrize("listed", [False, True])
+def test_rows_that_go_past_the_caches(size: int, base: int, listed: bool) -> None:
+    # At any alignment, with neighbours that stay as they are.
+    count, stride = 5, size + 7
+    chunk = np.random.default_rng(size).integers(0, 256, (count, size), "u1")
+    out = np.full((count, stride), 0xEE, "u1")
+    held = np.zeros(out.size + 128, "u1")
+    start = -held.ctypes.data % 64 + base
+    memory = held[start : start + out.size]
+    memory[:] = 0xEE
+    rows = ([*range(count)], [row * stride for row in range(count)]) if listed else (0, stride)
+    extents = [(rows[0], 1, count, rows[1]), (0, 1, size, 1)]
+    Box(memory, 0, [count, size], 1, 0, extents).scatter(chunk.reshape(-1))
+    out[:, :size] = chunk
+    np.testing.assert_array_equal(memory, out.reshape(-1))
+    assert not held[:start].any()
+    assert not held[start + out.size :].any()
+
+
 def whole(*shape: int, order: tuple[int, ...], item_size: int, swap: int = 0) -> Case:
     chosen = tuple(Axis(n, list(range(n)), False, n, list(range(n)), False) for n in shape)
     return Case(chosen, order, item_size, swap)
