@@ -99,6 +99,17 @@ def test_every_framing(scripted: Start, tls_context: ssl.SSLContext, tls_ca_file
     assert client.get_many(items) == [LARGE, LARGE, LARGE[:200], LARGE] * 5
 
 
+def test_what_the_session_holds_when_others_have_their_turn(
+    scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str
+) -> None:
+    # A turn ends after 1 MiB. By then the last of these may be where no poll sees it.
+    server = scripted(lambda request: ok(LARGE[: int(request.key)]), tls=tls_context)
+    client = Client(server.url, ca_certs=tls_ca_file, retries=0, timeout=5, max_concurrency=1)
+    for size in range(1_048_576, 1_048_576 + 70_000, 1_000):
+        assert client.get(f"{size}") == LARGE[:size]
+    assert len({request.connection for request in server.requests}) == 1
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=str)
 def test_versions(
     scripted: Start, tls_ca: trustme.CA, tls_ca_file: str, version: ssl.TLSVersion

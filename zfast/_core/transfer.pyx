@@ -22,7 +22,7 @@ from zfast._core.exchange cimport (
     exchange_take_in,
     exchange_to_send,
 )
-from zfast._core.extern.sockets cimport POLLERR, POLLHUP, POLLIN, POLLNVAL
+from zfast._core.extern.sockets cimport POLLERR, POLLHUP, POLLIN, POLLNVAL, POLLOUT
 from zfast._core.extern.uio cimport iovec
 from zfast._core.http1 cimport (
     END,
@@ -235,7 +235,10 @@ cdef bint _receive(
                 return False
         else:
             received += <size_t>moved
-            if received >= TURN and not exchange.transport.operations.pending(&exchange.transport):
+            if received >= TURN:
+                if exchange.transport.operations.pending(&exchange.transport):
+                    # No poll tells of it; that the connection takes bytes it tells at once.
+                    exchange.transport.recv_wants = POLLIN | POLLOUT
                 return False
 
 

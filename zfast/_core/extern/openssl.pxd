@@ -9,7 +9,9 @@ ctypedef unsigned long (*OpenSSL_version_num_t)() noexcept nogil
 ctypedef int (*SSL_read_ex_t)(void*, void*, size_t, size_t*) noexcept nogil
 ctypedef int (*SSL_write_ex_t)(void*, const void*, size_t, size_t*) noexcept nogil
 ctypedef int (*SSL_get_error_t)(const void*, int) noexcept nogil
-ctypedef int (*SSL_pending_t)(const void*) noexcept nogil
+ctypedef int (*SSL_has_pending_t)(const void*) noexcept nogil
+ctypedef void (*SSL_set_read_ahead_t)(void*, int) noexcept nogil
+ctypedef void (*SSL_set_default_read_buffer_len_t)(void*, size_t) noexcept nogil
 ctypedef int (*SSL_get_fd_t)(const void*) noexcept nogil
 ctypedef uint64_t (*SSL_get_options_t)(const void*) noexcept nogil
 
