@@ -330,9 +330,23 @@ def test_a_tunnel_that_is_refused(
 ) -> None:
     proxy = scripted(lambda request: status(403).closing())
     manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file)
-    with pytest.raises(zfast.ConnectionFailedError, match="403"):
-        Client(origin.url, pool_manager=manager, retries=0).get("key")
+    client = Client(origin.url, pool_manager=manager)
+    with pytest.raises(zfast.AccessError, match=r"refuses to lead there .*403"):
+        client.get("key")
+    # It would refuse again.
+    assert client.stats()["retries"] == 0
     assert origin.connections == []
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_tunnel_that_is_refused_for_now(
+    scripted: Start, origin: ScriptedServer, tls_ca_file: str, code: int
+) -> None:
+    proxy = scripted([status(code).closing(), Tunnel(origin.address)])
+    manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file, maxsize=1)
+    client = Client(origin.url, pool_manager=manager, max_concurrency=1)
+    assert client.get("key") == b"key"
+    assert client.stats()["retries"] == 1
 
 
 # ---------------------------------------------------------------------------------------- dialling

@@ -223,6 +223,7 @@ def test_the_table_names_the_class() -> None:
         CorruptError: {Status.CORRUPT},
         NoMemoryError: {Status.NO_MEMORY},
         ZfastError: {Status.CANCELLED},
+        AccessError: {Status.TUNNEL_REFUSED},
     }
     found: dict[type, set[Status]] = {}
     for code in FAILURES:

@@ -223,7 +223,7 @@ class MissingKeyError(ZfastError, FileNotFoundError):
 
 
 class AccessError(ZfastError, PermissionError):
-    """The server or a proxy refuses access: 401, 403 or 407."""
+    """The server or a proxy refuses access: 401, 403 or 407; or a tunnel, by any 4xx that stays."""
 
     _errno = errno.EACCES
 
@@ -282,6 +282,7 @@ _BY_STATUS: dict[Status, tuple[type[ZfastError], str]] = {
     Status.CONNECT_FAILED: (ConnectionFailedError, "no connection could be opened"),
     Status.CONNECT_TIMEOUT: (DeadlineError, "no connection was opened within connect_timeout"),
     Status.TLS_FAILED: (ConnectionFailedError, "the TLS session failed"),
+    Status.TUNNEL_REFUSED: (AccessError, "the proxy refuses to lead there"),
     Status.RESET: (ConnectionFailedError, "the connection was reset"),
     Status.TRUNCATED: (ConnectionFailedError, "the response was cut short"),
     Status.FIRST_BYTE_TIMEOUT: (DeadlineError, "no answer came within first_byte_timeout"),

@@ -47,6 +47,7 @@ from zfast._core.types cimport (
     STATUS_OK,
     STATUS_RESET,
     STATUS_TLS_FAILED,
+    STATUS_TUNNEL_REFUSED,
 )
 
 cdef double DESCRIPTORS_PAUSE = 1.0     # seconds, then the limit on connections holds again
@@ -275,8 +276,8 @@ cdef void scheduler_dial_failed(
         request.attempts += 1
         request.error = error
         request.detail = detail
-        if code == STATUS_TLS_FAILED and request.cancelled == STATUS_OK:
-            # A certificate does not get better by asking again.
+        if code in (STATUS_TLS_FAILED, STATUS_TUNNEL_REFUSED) and request.cancelled == STATUS_OK:
+            # Neither a certificate nor a refusal gets better by asking again.
             scheduler_finish(s, request, code)
         else:
             scheduler_retry(s, request, MISHAP_CONNECT, code, -1.0, now)

@@ -8,6 +8,7 @@ the name, and only there: the Host field, SNI and the certificate's check are ab
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import ssl
 import time
@@ -36,6 +37,8 @@ __all__ = ["NO_DESCRIPTOR", "addresses", "explain", "forget", "open_connection",
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 # While others are left, long enough for the first packet to be lost and sent again, a second later.
 _PATIENCE_SECONDS = 2.0
+# What a proxy says of itself for now: too slow, too early, too many (RFC 9110, RFC 8470, RFC 6585).
+_PASSING = (408, 425, 429)
 # For so long a host with one address is taken to have no more, and is asked for by urllib3 alone.
 _SINGLE_SECONDS = 30.0
 _MOST_SINGLE = 1024
@@ -232,6 +235,8 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
         isinstance(error, SSLError) and len(chain) == 1
     ):
         return Status.TLS_FAILED, 0, detail
+    if any(_is_refusal(e) for e in chain):
+        return Status.TUNNEL_REFUSED, 0, detail
     if isinstance(error, (ConnectTimeoutError, TimeoutError)) and not isinstance(
         error, NewConnectionError
     ):
@@ -241,6 +246,13 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
     if isinstance(error, (SSLError, ssl.SSLError, ProxyError)):
         return Status.CONNECT_FAILED, 0, detail
     return Status.CONNECT_FAILED, number, detail
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether a proxy has said no to CONNECT, and would again."""
+    # http.client tells the status in these words alone.
+    found = re.match(r"Tunnel connection failed: (4\d\d)\b", str(error))
+    return found is not None and int(found[1]) not in _PASSING
 
 
 def _number(error: BaseException) -> int:
