@@ -11,6 +11,7 @@ from libcpp.vector cimport vector
 
 from cython.operator cimport dereference, postincrement
 
+from zfast._core.counters cimport count
 from zfast._core.extern.pthread cimport pthread_cond_signal
 from zfast._core.lanes cimport lanes_enqueue, lanes_withdraw
 from zfast._core.retry cimport MISHAP_CONNECT, retry_delay
@@ -56,14 +57,14 @@ cdef void scheduler_finish(Scheduler* s, Request* request, Status code) noexcept
 cdef void scheduler_end(Scheduler* s, Request* request, Status code) noexcept nogil:
     cdef BatchState* batch = <BatchState*>request.batch
     request.code = code
-    request.profile.counters.reads += 1
+    count(&request.profile.counters.reads, 1)
     if code == STATUS_OK:
-        request.profile.counters.bytes_received += request.delivered
-        request.profile.counters.bytes_sent += request.content_size
+        count(&request.profile.counters.bytes_received, request.delivered)
+        count(&request.profile.counters.bytes_sent, request.content_size)
     elif code == STATUS_MISSING:
-        request.profile.counters.missing += 1
+        count(&request.profile.counters.missing, 1)
     elif code != STATUS_CANCELLED:
-        request.profile.counters.failed += 1
+        count(&request.profile.counters.failed, 1)
         if batch.fail_fast and not batch.failed:
             batch.failed = True
             scheduler_cancel(s, batch, -1, STATUS_CANCELLED)
@@ -88,7 +89,7 @@ cdef double _roll(Scheduler* s) noexcept nogil:
 cdef void _delay(Scheduler* s, Request* request, double delay, double now) noexcept nogil:
     cdef double due = now + delay
     cdef bint earliest = s.delayed.empty() or due < dereference(s.delayed.begin()).first
-    request.profile.counters.retries += 1
+    count(&request.profile.counters.retries, 1)
     if delay <= 0:
         lanes_enqueue(s, request, True)
         return

@@ -56,7 +56,7 @@ cdef Request* lanes_take_next(Scheduler* s, Origin* origin) noexcept nogil:
             lane.listed = False
             continue
         request = lane.waiting.front()
-        if request.profile.in_flight >= request.profile.max_in_flight or (
+        if request.profile.in_flight.load() >= request.profile.max_in_flight or (
                 _waits_for_decoding(s, request)):
             origin.lanes.push_back(lane)
             continue
@@ -83,7 +83,7 @@ cdef long lanes_ready(Scheduler* s, Origin* origin, long enough) noexcept nogil:
             continue
         if lane.waiting.front().profile != profile:
             profile = lane.waiting.front().profile
-            allowed = profile.max_in_flight - profile.in_flight
+            allowed = profile.max_in_flight - profile.in_flight.load()
         more = max(0, min(allowed, <long>lane.waiting.size()))
         allowed -= more
         ready += more

@@ -121,7 +121,7 @@ cdef void lease_retire(Scheduler* s, Lease* lease, bint reusable) noexcept nogil
 cdef void lease_lose(Scheduler* s, Lease* lease) noexcept nogil:
     # The lease's request is on it no more. Only its own worker may call this, which polls it.
     lease_hedges_not(lease)
-    lease.request.profile.in_flight -= 1
+    lease.request.profile.in_flight.fetch_sub(1)
     lease.request = NULL
     lease.exchange.request = NULL
     lease.exchange.phase = PHASE_IDLE

@@ -7,7 +7,7 @@ the sum that `process_counters` gives.
 from libc.string cimport memset
 from libcpp.unordered_set cimport unordered_set
 
-from zfast._core.counters cimport HISTOGRAM_BUCKETS, Counters
+from zfast._core.counters cimport HISTOGRAM_BUCKETS, Counters, count, counted
 from zfast._core.extern.pthread cimport (
     pthread_mutex_init,
     pthread_mutex_lock,
@@ -26,12 +26,13 @@ cdef Counters _retired
 pthread_mutex_init(&_profiles_lock, NULL)
 memset(&_retired, 0, sizeof(_retired))
 
+
 cdef void _add_counters(Counters* total, const Counters* some) noexcept nogil:
     cdef unsigned long long* sums = <unsigned long long*>total
     cdef const unsigned long long* numbers = <const unsigned long long*>some
     cdef size_t index
     for index in range(sizeof(Counters) // sizeof(unsigned long long)):
-        sums[index] += numbers[index]
+        sums[index] += counted(&numbers[index])
 
 
 cdef dict _as_dict(const Counters* c):
@@ -77,7 +78,7 @@ def after_fork_in_child():
     memset(&_retired, 0, sizeof(_retired))
     for profile in _profiles:
         # What the parent has in flight no thread will ever end here, and what it did is its own.
-        profile.in_flight = 0
+        profile.in_flight.store(0)
         memset(&profile.counters, 0, sizeof(profile.counters))
 
 
@@ -141,7 +142,7 @@ cdef class Policy:
         profile.hedge_floor = hedge_floor
         profile.max_in_flight = max_in_flight
         profile.keys_only = keys_only
-        profile.in_flight = 0
+        profile.in_flight.store(0)
         pthread_mutex_lock(&_profiles_lock)
         _profiles.insert(profile)
         pthread_mutex_unlock(&_profiles_lock)
@@ -159,7 +160,7 @@ cdef class Policy:
     def count_fallback(self, unsigned long long chunks):
         """Count chunks that zarr's own codec pipeline reads."""
         pthread_mutex_lock(&_profiles_lock)
-        self.profile.counters.fallback_chunks += chunks
+        count(&self.profile.counters.fallback_chunks, <long long>chunks)
         pthread_mutex_unlock(&_profiles_lock)
 
     def counters(self):
@@ -168,5 +169,8 @@ cdef class Policy:
         ``first_byte`` and ``transfer`` are histograms: element b counts times below 2**b µs that
         no earlier element counts.
         """
-        # Read without the lock: each number is right, their sum may be a moment apart.
-        return _as_dict(&self.profile.counters) | {"in_flight": self.profile.in_flight}
+        # Without the engine's lock: each number is right, their sum may be a moment apart.
+        cdef Counters now
+        memset(&now, 0, sizeof(now))
+        _add_counters(&now, &self.profile.counters)
+        return _as_dict(&now) | {"in_flight": self.profile.in_flight.load()}

@@ -5,6 +5,7 @@ Each function runs under the scheduler's lock; none blocks.
 
 from cython.operator cimport dereference
 
+from zfast._core.counters cimport count
 from zfast._core.finishing cimport scheduler_finish
 from zfast._core.lanes cimport lanes_enqueue
 from zfast._core.leases cimport call_python
@@ -40,7 +41,7 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
         scheduler_finish(s, request, STATUS_REDIRECT)
         return
     request.retries.redirects += 1
-    request.profile.counters.redirects += 1
+    count(&request.profile.counters.redirects, 1)
     if request.retries.redirects > request.profile.retry.redirects:
         scheduler_finish(s, request, STATUS_REDIRECT)
         return

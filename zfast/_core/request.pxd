@@ -1,5 +1,6 @@
 # One request: whose it is, what it wants, where its body goes, and how it came out.
 
+from libcpp.atomic cimport atomic
 from libcpp.string cimport string
 from libcpp.vector cimport vector
 
@@ -25,7 +26,7 @@ cdef cppclass Profile:
     double hedge_floor              # ... seconds after the first, at least
     int max_in_flight
     bint keys_only                  # a redirect from "x" to "x/" is no object: "x" is a directory
-    int in_flight
+    atomic[int] in_flight           # changed under the lock alone
     Counters counters
 
 cdef cppclass Endpoint:

@@ -4,6 +4,7 @@ No function here blocks, opens or reads anything; each one runs under the schedu
 its caller holds. Whoever waits for the lock waits microseconds, also with the GIL.
 """
 
+from zfast._core.counters cimport count
 from zfast._core.extern.pthread cimport pthread_cond_broadcast
 from zfast._core.governor cimport Governor, governor_asked, governor_room
 from zfast._core.lanes cimport lanes_enqueue, lanes_take_next
@@ -44,7 +45,7 @@ cdef void scheduler_submit(Scheduler* s, BatchState* batch, double now) noexcept
     while batch.entered < batch.requests.size():
         request = &batch.requests[batch.entered]
         if request.profile != counted and (batch.entered == 0 or counted != NULL):
-            request.profile.counters.batches += 1
+            count(&request.profile.counters.batches, 1)
         counted = request.profile
         scheduler_enter(s, request)
     if batch.outstanding == 0:
@@ -161,12 +162,12 @@ cdef void _assign(
     lease.idle = False
     lease.request = request
     s.in_flight += 1
-    request.profile.in_flight += 1
-    request.profile.counters.requests += 1
+    request.profile.in_flight.fetch_add(1)
+    count(&request.profile.counters.requests, 1)
     if lease.used:
-        request.profile.counters.connections_reused += 1
+        count(&request.profile.counters.connections_reused, 1)
     else:
-        request.profile.counters.connections_opened += 1
+        count(&request.profile.counters.connections_opened, 1)
     worker.load += 1
     worker.inbox.push_back(lease)
     if chosen != caller:
@@ -202,7 +203,7 @@ cdef void _assign_next(Scheduler* s, Lease* lease, Request* request, int caller)
 
 
 cdef inline bint _has_room(const Profile* profile) noexcept nogil:
-    return profile.in_flight < profile.max_in_flight
+    return profile.in_flight.load() < profile.max_in_flight
 
 
 cdef bint _assign_hedge(Scheduler* s, Origin* origin, int caller) noexcept nogil:
@@ -225,7 +226,7 @@ cdef bint _assign_hedge(Scheduler* s, Origin* origin, int caller) noexcept nogil
     lease.twin = first
     lease.exchange.hedges = lease.exchange.rivals = True
     lease.late_after = 0
-    first.request.profile.counters.hedges += 1
+    count(&first.request.profile.counters.hedges, 1)
     _assign(s, lease, first.request, first.worker, caller)
     return True
 

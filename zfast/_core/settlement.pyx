@@ -7,7 +7,7 @@ from libc.math cimport fmax, fmin
 from libc.time cimport time
 from libcpp.vector cimport vector
 
-from zfast._core.counters cimport record_time
+from zfast._core.counters cimport count, record_time
 from zfast._core.exchange cimport (
     CONCLUDED_BROKEN,
     CONCLUDED_MISSING,
@@ -86,7 +86,7 @@ cdef void _note_status(
     if lease.exchange.parser.head.status not in (429, 503):
         governor_failed(&lease.origin.governor, now)
         return
-    request.profile.counters.throttled += 1
+    count(&request.profile.counters.throttled, 1)
     if waits and request.profile.retry.respect_retry_after:
         pause = fmin(_retry_after(&lease.exchange), request.profile.retry.retry_after_max)
         pause = fmax(0, fmin(pause, request.profile.retry.backoff_max))
@@ -150,11 +150,11 @@ cdef void _settle_broken(
         request.stale_retries += 1
         _distrust_idle(s, lease)
         request.attempts -= not lease.exchange.hedges
-        request.profile.counters.stale_retries += 1
+        count(&request.profile.counters.stale_retries, 1)
         lanes_enqueue(s, request, True)
         return
     if request.delivered and request.resumable:
-        request.profile.counters.resumed += 1
+        count(&request.profile.counters.resumed, 1)
     _note_failure(lease, now)
     scheduler_retry(s, request, MISHAP_READ, code, -1.0, now)
 
@@ -176,7 +176,7 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
     if _leaves_it(s, lease, now):
         return
     lease_drop_twin(s, lease)
-    request.profile.counters.hedge_wins += exchange.hedges and request.claimant == exchange
+    count(&request.profile.counters.hedge_wins, exchange.hedges and request.claimant == exchange)
     if exchange.answered:
         record_time(request.profile.counters.first_byte, exchange.first_byte - exchange.begun)
         _note_first_byte(lease.origin, exchange.first_byte - exchange.begun)
@@ -189,7 +189,7 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
     request.avoided = lease.address if conclusion in (CONCLUDED_BROKEN, CONCLUDED_STATUS) else 0
     if conclusion == CONCLUDED_OK:
         record_time(request.profile.counters.transfer, now - exchange.begun)
-        request.profile.counters.fallback_reads += lease.relayed
+        count(&request.profile.counters.fallback_reads, lease.relayed)
         scheduler_finish(s, request, STATUS_OK)
     elif conclusion == CONCLUDED_MISSING:
         scheduler_finish(s, request, STATUS_MISSING)
@@ -222,14 +222,14 @@ cdef void scheduler_take_back(Scheduler* s, Lease* lease) noexcept nogil:
     else:
         lease_lose(s, lease)
     lease_retire(s, lease, False)
-    request.profile.counters.requests -= 1
+    count(&request.profile.counters.requests, -1)
     if lease.used:
-        request.profile.counters.connections_reused -= 1
+        count(&request.profile.counters.connections_reused, -1)
     else:
-        request.profile.counters.connections_opened -= 1
+        count(&request.profile.counters.connections_opened, -1)
     if shared:
         # It was to hedge, and did not.
-        request.profile.counters.hedges -= 1
+        count(&request.profile.counters.hedges, -1)
         governor_give_back(&lease.origin.governor)
         return
     if request.cancelled != STATUS_OK:

@@ -8,6 +8,7 @@ does not do ranges, the whole range is read by one request after all. Under the 
 
 from libcpp.string cimport string
 
+from zfast._core.counters cimport count
 from zfast._core.lanes cimport lanes_enqueue
 from zfast._core.state cimport BatchState, Origin
 from zfast._core.types cimport (
@@ -81,7 +82,7 @@ cdef void split_plan(Scheduler* s, Request* lead) noexcept nogil:
         lead.parts.push_back(part)
         start += size
     lead.unfinished = 1 + lead.parts.size()
-    lead.profile.counters.split += 1
+    count(&lead.profile.counters.split, 1)
 
 
 cdef void split_go(Scheduler* s, Request* lead) noexcept nogil:
