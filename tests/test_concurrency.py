@@ -8,13 +8,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 from servers.script import Child, in_child
 from servers.scripted import Request, ScriptedServer, Stall, ok, ranged
 from servers.site import Site
+from servers.threads import together
 from zarr.core.buffer import default_buffer_prototype
 
 import zfast
@@ -47,19 +47,6 @@ def gated(scripted: Start) -> Iterator[tuple[ScriptedServer, threading.Semaphore
 
 def keys(server: ScriptedServer) -> list[str]:
     return [request.key for request in list(server.requests)]
-
-
-def together(count: int, work: Callable[[int], None]) -> None:
-    """Call `work(number)` in so many threads that begin at once; raises what one of them raised."""
-    barrier = threading.Barrier(count)
-
-    def begin(number: int) -> None:
-        barrier.wait(20)
-        work(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        for done in [pool.submit(begin, number) for number in range(count)]:
-            done.result(60)
 
 
 # ------------------------------------------------------------------------------------ right bytes
