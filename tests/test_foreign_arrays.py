@@ -16,6 +16,9 @@ from servers.nginx import Nginx, has_dav
 from servers.site import Site
 
 pytest.importorskip("zarr", minversion="3.0", reason="zarr 3 over FastStore")
+# Not made for every Python that zfast is for.
+pytest.importorskip("tensorstore", reason="tensorstore")
+pytest.importorskip("zarrs", reason="zarrs")
 
 import numcodecs
 import tensorstore as ts

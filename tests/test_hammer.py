@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,3 +110,12 @@ def test_one_array_object_in_many_threads(store: FastStore) -> None:
             np.testing.assert_array_equal(array[at:, at::2], VALUES[at:, at::2])
 
     together(THREADS, work)
+
+
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python is not free-threaded"
+)
+def test_the_gil_stays_off() -> None:
+    # One extension that does not say it can do without turns the GIL on for all.
+    script = "import sys, zfast, zfast.pipeline; sys.exit(sys._is_gil_enabled())"
+    subprocess.run([sys.executable, "-c", script], check=True)
