@@ -153,7 +153,7 @@ cdef class Calls:
         lease.used = used
         lease.relayed = not clean_end
         lease.address = address
-        lease.exchange.end_of_stream_is_clean = clean_end
+        lease.exchange.end_of_stream_is_clean.store(clean_end)
         if session:
             transport_over_session(&lease.exchange.transport, fd, <void*>session)
         else:
@@ -169,7 +169,7 @@ cdef class Calls:
         cdef Scheduler* s = self.engine.scheduler
         pthread_mutex_lock(&s.lock)
         if s.leases_by_id.count(lease_id):
-            s.leases_by_id[lease_id].exchange.end_of_stream_is_clean = True
+            s.leases_by_id[lease_id].exchange.end_of_stream_is_clean.store(True)
         pthread_mutex_unlock(&s.lock)
 
     def dial_failed(

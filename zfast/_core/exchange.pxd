@@ -1,5 +1,6 @@
 # One HTTP exchange: a request on a lease, from the first byte sent to the last one received.
 
+from libcpp.atomic cimport atomic
 from libcpp.string cimport string
 
 from zfast._core.buffers cimport Slab
@@ -49,7 +50,7 @@ cdef cppclass Exchange:
     size_t drained
     bint answered                   # a byte of the response has come
     bint reusable                   # after the conclusion: the connection may carry another request
-    bint end_of_stream_is_clean
+    atomic[int] end_of_stream_is_clean  # said by the relay, before the end comes
     Conclusion conclusion
     Status code
     double begun

@@ -155,7 +155,8 @@ cdef bint _receive_direct(Exchange* exchange, size_t size) noexcept nogil:
 
 cdef bint _on_end_of_stream(Exchange* exchange) noexcept nogil:
     cdef Event event
-    if exchange.parser.head.framing == UNTIL_EOF and not exchange.end_of_stream_is_clean:
+    if exchange.parser.head.framing == UNTIL_EOF and (
+            not exchange.end_of_stream_is_clean.load()):
         return exchange_break(exchange, STATUS_TRUNCATED)
     event = http1_eof(&exchange.parser)
     return exchange_end(exchange, True) if event == END else exchange_malformed(exchange)
