@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import random
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -96,6 +97,7 @@ class Readers:
             for path in ARRAYS
         ]
         self.ends: Counter[str] = Counter()
+        self._counting = threading.Lock()
 
     def read(self, number: int) -> None:
         """One read: the truth, or a listed error that tells."""
@@ -107,7 +109,8 @@ class Readers:
             assert np.array_equal(got[0], VALUES[part]), (array.path, part, self._seed, number)
         else:
             assert type(error) in LISTED, repr(error)
-        self.ends["the truth" if error is None else type(error).__name__] += 1
+        with self._counting:
+            self.ends["the truth" if error is None else type(error).__name__] += 1
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -108,12 +108,14 @@ assert peak() - once < 96 << 20, (once, peak())
 def test_small_bodies_share_memory(nginx: Site, tmp_path: Path) -> None:
     nginx.write({"key": b"0123456789" * 10})
     source = """
+import sysconfig
 client.get("key")
 before = peak()
 bodies = client.get_many([("key", None)] * 20_000)
 assert bodies == [b"0123456789" * 10] * 20_000
-# With what a batch knows of each of its reads.
-assert peak() - before < 20_000 * 1500, (before, peak())
+# With what a batch knows of each of its reads; Python objects are larger where there is no GIL.
+most = 3000 if sysconfig.get_config_var("Py_GIL_DISABLED") else 1500
+assert peak() - before < 20_000 * most, (before, peak())
 """
     ended = run(tmp_path, PREAMBLE + source, nginx.url)
     assert (ended.code, ended.err) == (0, "")

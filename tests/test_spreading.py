@@ -437,10 +437,11 @@ def test_a_class_with_its_own_way_is_let_be(
         thread = threading.Thread(target=serve)
         thread.start()
         manager = urllib3.PoolManager()
-        manager.connection_from_host(NAME, 80, "http").ConnectionCls = UnixConnection
+        pool = manager.connection_from_host(NAME, 80, "http")
+        pool.ConnectionCls = UnixConnection
         with Client(f"http://{NAME}", pool_manager=manager, retries=0) as client:
             assert client.get("key") == b"body"
-        manager.clear()
+        pool.close()
         thread.join()
 
 

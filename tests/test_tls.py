@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -278,7 +279,9 @@ def test_a_connection_that_is_shut(connect: Connect) -> None:
     with pytest.raises(OSError, match="session failed"):
         transport.send(b"x")
     # Without a word, which Python's ssl lets pass unless it is told not to.
-    assert server.recv(1) == b""
+    # Of newer versions, while it writes what it still had to say.
+    with contextlib.suppress(BrokenPipeError):
+        assert server.recv(1) == b""
 
 
 # -------------------------------------------------------------------------------------- sessions
@@ -334,7 +337,8 @@ def test_a_session_that_is_gone_is_forgotten(connect: Connect) -> None:
         sock.close()
     del sock, cycle
     gc.collect()
-    assert session_count() == before
+    # Of earlier ones some may only go now.
+    assert session_count() <= before
 
 
 def test_sessions_of_many_threads(client_context: ssl.SSLContext) -> None:
