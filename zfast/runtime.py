@@ -123,6 +123,8 @@ def _add_threads(engine: Engine, wanted: int, most: int) -> None:
 def _serve_calls(engine: Engine, most: int) -> None:
     calls = Calls(engine)
     while (call := calls.next()) is not None:
+        if not call[0]:
+            continue
         began = time.monotonic()
         _answer(calls, call)
         if call[0] != "dial" or time.monotonic() - began < _FAR_SECONDS or len(_threads) >= most:

@@ -19,7 +19,8 @@ class Calls:
         -------
         tuple of (str, int, int) or None
             ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index), or
-            None when the engine has stopped.
+            None when the engine has stopped. On a free-threaded Python also ("", 0, 0) now and
+            then, which is for the thread itself.
         """
 
     def adopt(

@@ -31,10 +31,23 @@ from zfast._core.state cimport (
     Scheduler,
     monotonic,
     origin_has_waiting,
+    rest,
 )
 from zfast._core.tls cimport transport_over_session
 from zfast._core.transport cimport transport_over_socket
 from zfast._core.types cimport Status
+
+cdef extern from *:
+    """
+    // Where there is no GIL, what other threads have let go of waits for the thread that made it
+    // (PEP 703, "Biased reference counting"): one that serves calls must not stay away from Python.
+    #ifdef Py_GIL_DISABLED
+    #define ZFAST_AWAY_SECONDS 1.0
+    #else
+    #define ZFAST_AWAY_SECONDS 0.0
+    #endif
+    """
+    const double AWAY_SECONDS "ZFAST_AWAY_SECONDS"
 
 
 cdef long _callable(Scheduler* s) noexcept nogil:
@@ -79,12 +92,14 @@ cdef class Calls:
         -------
         tuple of (str, int, int) or None
             ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index), or
-            None when the engine has stopped.
+            None when the engine has stopped. On a free-threaded Python also ("", 0, 0) now and
+            then, which is for the thread itself.
         """
         cdef Scheduler* s = self.engine.scheduler
         cdef Call call
         cdef Origin* origin
         cdef bint stopping
+        cdef bint away = False
         cdef long at
         names = {CALL_DIAL: "dial", CALL_RELEASE: "release", CALL_CLOSE: "close",
                  CALL_REDIRECT: "redirect"}
@@ -92,11 +107,14 @@ cdef class Calls:
             with nogil:
                 pthread_mutex_lock(&s.lock)
                 at = _callable(s)
-                while at < 0 and not s.stopping:
-                    pthread_cond_wait(&s.calls_waiting, &s.lock)
+                while at < 0 and not s.stopping and not away:
+                    if AWAY_SECONDS > 0:
+                        away = not rest(&s.calls_waiting, &s.lock, AWAY_SECONDS)
+                    else:
+                        pthread_cond_wait(&s.calls_waiting, &s.lock)
                     at = _callable(s)
-                stopping = at < 0
-                if not stopping:
+                stopping = at < 0 and s.stopping
+                if at >= 0:
                     call = s.calls[<size_t>at]
                     s.calls.erase(s.calls.begin() + at)
                     if call.kind == CALL_DIAL and s.stopping:
@@ -115,6 +133,8 @@ cdef class Calls:
                 pthread_mutex_unlock(&s.lock)
             if stopping:
                 return None
+            if at < 0:
+                return "", 0, 0
             if call.id >= 0:
                 return names[call.kind], call.id, call.index
 

@@ -4,10 +4,7 @@ No thread here ever holds a Python thread state; memory is decoded and copied ou
 scheduler's lock. A request with a task comes here however it came out.
 """
 
-from libc.errno cimport ETIMEDOUT
 from libcpp.vector cimport vector
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
-from posix.types cimport time_t
 
 from zfast._core.assembly cimport (
     FOR_CHUNK,
@@ -21,7 +18,6 @@ from zfast._core.assembly cimport (
 from zfast._core.buffers cimport buffers_trim, slab_release
 from zfast._core.codecs cimport Decoder, decoder_trim
 from zfast._core.extern.pthread cimport (
-    pthread_cond_timedwait,
     pthread_cond_wait,
     pthread_mutex_lock,
     pthread_mutex_unlock,
@@ -42,7 +38,7 @@ from zfast._core.shard_read cimport (
     shard_resolve,
     shard_stop_waiting,
 )
-from zfast._core.state cimport MAX_BACKLOG, NOBODY, BatchState, Scheduler, monotonic
+from zfast._core.state cimport MAX_BACKLOG, NOBODY, BatchState, Scheduler, monotonic, rest
 from zfast._core.types cimport (
     RANGE_SUFFIX,
     STATUS_CHANGED,
@@ -235,21 +231,6 @@ cdef void decoding_help(Scheduler* s, BatchState* batch, Decoder* decoder) noexc
         _do(s, request, decoder)
 
 
-cdef bint _wait(Scheduler* s, bint trimmed) noexcept nogil:
-    # Until there may be something to do; False after a rest, as long as that of idle connections.
-    cdef timespec until
-    if trimmed:
-        pthread_cond_wait(&s.jobs_waiting, &s.lock)
-        return True
-    clock_gettime(CLOCK_REALTIME, &until)
-    until.tv_sec += <time_t>s.idle_timeout
-    until.tv_nsec += <long>((s.idle_timeout - <time_t>s.idle_timeout) * 1e9)
-    if until.tv_nsec >= 1_000_000_000:
-        until.tv_nsec -= 1_000_000_000
-        until.tv_sec += 1
-    return pthread_cond_timedwait(&s.jobs_waiting, &s.lock, &until) != ETIMEDOUT
-
-
 cdef void* decoding_run(void* argument) noexcept nogil:
     cdef Scheduler* s = (<DecodeThread*>argument).scheduler
     cdef Decoder* decoder = (<DecodeThread*>argument).decoder
@@ -264,7 +245,9 @@ cdef void* decoding_run(void* argument) noexcept nogil:
             trimmed = False
         elif s.decoding_ends:
             break
-        elif not _wait(s, trimmed):
+        elif trimmed:
+            pthread_cond_wait(&s.jobs_waiting, &s.lock)
+        elif not rest(&s.jobs_waiting, &s.lock, s.idle_timeout):
             decoder_trim(decoder)
             # The last connections may have gone before the last bodies were decoded.
             buffers_trim()

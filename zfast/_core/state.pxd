@@ -175,5 +175,6 @@ cdef Origin* origin_new(
     long long id, string authority, string fields, string prefix, int max_leases
 ) noexcept nogil
 cdef double monotonic() noexcept nogil
+cdef bint rest(pthread_cond_t* waiting, pthread_mutex_t* lock, double seconds) noexcept nogil
 cdef void ring(int fd) noexcept nogil
 cdef void wake(Worker* worker) noexcept nogil
