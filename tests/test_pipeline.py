@@ -159,7 +159,7 @@ def test_a_store_out_of_a_pickle_chooses_it() -> None:
 def in_new_process(code: str, stdin: bytes = b"", **environment: str) -> str:
     done = subprocess.run(
         # Of google-crc32c, where it has no extension for this Python.
-        [sys.executable, "-W", "error", "-W", "ignore:As the c extension", "-c", code],
+        [sys.executable, "-W", "error", "-W", "ignore:As the c:RuntimeWarning", "-c", code],
         input=stdin,
         capture_output=True,
         check=False,
