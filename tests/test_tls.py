@@ -32,6 +32,8 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 @pytest.fixture
 def client_context(tls_ca: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
+    # OpenSSL's SSL_OP_IGNORE_UNEXPECTED_EOF, which some builds of Python set.
+    context.options &= ~(1 << 7)
     tls_ca.configure_trust(context)
     return context
 
@@ -239,7 +241,6 @@ def test_an_end_without_close_notify(connect: Connect, version: ssl.TLSVersion, 
 
 
 def test_a_context_that_hides_such_an_end(connect: Connect, client_context: ssl.SSLContext) -> None:
-    # OpenSSL's SSL_OP_IGNORE_UNEXPECTED_EOF; some builds of Python set it.
     client_context.options |= 1 << 7
     client, server = connect()
     transport = SessionTransport(client)
