@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ from servers.scripted import (
     Reset,
     ScriptedServer,
     Stall,
+    Wait,
     ok,
     ranged,
 )
@@ -214,6 +216,30 @@ def test_what_urllib3_left_unread_is_no_response(
     manager = urllib3.PoolManager(maxsize=1, block=True, ca_certs=tls_ca_file)
     assert manager.request("GET", f"{server.url}/key").data == b"theirs"
     assert Client(server.url, pool_manager=manager).get("key") == b"ours"
+
+
+def test_what_lies_behind_a_response_urllib3_sees_as_before(
+    scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str
+) -> None:
+    # In a record of its own, behind the last of a response that urllib3 reads on a session which was
+    # zfast's before: still with the kernel, where urllib3 looks before it sends another request.
+    theirs = ok(b"theirs" * 1000).wire()
+    begun = threading.Event()
+    server = scripted(
+        [ok(b"ours"), [theirs[:1000], Wait(begun), theirs[1000:], FORGED], ok(b"next")],
+        tls=tls_context,
+    )
+    manager = urllib3.PoolManager(maxsize=1, block=True, ca_certs=tls_ca_file)
+    client = Client(server.url, pool_manager=manager)
+    assert client.get("key") == b"ours"
+    client.close()
+    response = manager.request("GET", f"{server.url}/key", preload_content=False, timeout=10)
+    begun.set()
+    time.sleep(0.3)
+    assert response.read() == b"theirs" * 1000
+    response.release_conn()
+    assert manager.request("GET", f"{server.url}/key", timeout=10).data == b"next"
+    assert [request.connection for request in server.requests] == [0, 0, 1]
 
 
 def test_a_session_closed_while_idle_is_replaced(

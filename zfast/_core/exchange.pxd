@@ -72,10 +72,14 @@ cdef inline size_t exchange_to_send(const Exchange* exchange) noexcept nogil:
 
 
 cdef inline bint exchange_has_more(Exchange* exchange) noexcept nogil:
-    # Bytes behind a response must not pass for the next one (RFC 9112, section 6.3).
+    # Bytes behind a response must not pass for the next one (RFC 9112, section 6.3); part of a TLS
+    # record is some as well.
     cdef char octet
-    return exchange.transport.operations.recv(
-        &exchange.transport, &octet, 1) != TRANSPORT_WOULD_BLOCK
+    if exchange.transport.operations.recv(
+            &exchange.transport, &octet, 1) != TRANSPORT_WOULD_BLOCK:
+        return True
+    return exchange.transport.operations.pending != NULL and (
+        exchange.transport.operations.pending(&exchange.transport))
 
 
 cdef bint exchange_conclude(

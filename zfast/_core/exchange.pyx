@@ -381,6 +381,8 @@ cdef bint exchange_end(Exchange* exchange, bint junk) noexcept nogil:
         and exchange.sent == exchange_to_send(exchange)
         and exchange.parser.head.framing != UNTIL_EOF
     )
+    if exchange.reusable and exchange.transport.operations.read_ahead != NULL:
+        exchange.transport.operations.read_ahead(&exchange.transport, False)
     if exchange.phase == PHASE_CONTENT:
         if exchange.take > 0:
             return exchange_break(exchange, STATUS_TRUNCATED)

@@ -68,6 +68,8 @@ cdef void transfer_begin(Exchange* exchange, Request* request, double now) noexc
     request_compose(request, out)
     if request.content_size <= JOINED_CONTENT:
         out.append(request.content, request.content_size)
+    if exchange.transport.operations.read_ahead != NULL:
+        exchange.transport.operations.read_ahead(&exchange.transport, True)
     exchange.sent = 0
     exchange.request = request
     exchange.phase = PHASE_HEAD

@@ -15,6 +15,9 @@ cdef struct TransportOperations:
     ssize_t (*send)(Transport*, const char*, size_t) noexcept nogil
     # Whether bytes wait that no poll would tell of; NULL where none ever do.
     bint (*pending)(Transport*) noexcept nogil
+    # Whether a recv may take from the kernel what comes behind what it gives; NULL where none does.
+    # Only while a response is awaited: at rest whatever comes has to be where a poll sees it.
+    void (*read_ahead)(Transport*, bint) noexcept nogil
     # Has the kernel acknowledge at once what has come; NULL where that makes no difference.
     void (*acknowledge)(Transport*) noexcept nogil
     # Ends both directions at once without giving the descriptor up: its owner closes it.

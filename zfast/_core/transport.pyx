@@ -70,6 +70,7 @@ _over_socket.recv = _socket_recv
 _over_socket.recv_vectors = _socket_recv_vectors
 _over_socket.send = _socket_send
 _over_socket.pending = NULL
+_over_socket.read_ahead = NULL
 _over_socket.acknowledge = _socket_acknowledge
 _over_socket.shut = _socket_shut
 
