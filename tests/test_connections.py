@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -331,8 +332,9 @@ def test_a_tunnel_that_is_refused(
     proxy = scripted(lambda request: status(403).closing())
     manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file)
     client = Client(origin.url, pool_manager=manager)
-    with pytest.raises(zfast.AccessError, match=r"refuses to lead there .*403"):
+    with pytest.raises(zfast.AccessError, match=r"refuses to lead there .*403") as raised:
         client.get("key")
+    assert raised.value.status == 403
     # It would refuse again.
     assert client.stats()["retries"] == 0
     assert origin.connections == []
@@ -347,6 +349,24 @@ def test_a_tunnel_that_is_refused_for_now(
     client = Client(origin.url, pool_manager=manager, max_concurrency=1)
     assert client.get("key") == b"key"
     assert client.stats()["retries"] == 1
+
+
+def test_a_proxy_that_now_and_then_refuses_a_tunnel(
+    scripted: Start, tls_context: Any, tls_ca_file: str
+) -> None:
+    # One at a time, each of which carries one response: when it is refused there is no other.
+    origin = scripted(lambda request: ok(request.key.encode()).closing(), tls=tls_context)
+
+    def lead(request: Request) -> Action:
+        return Tunnel(origin.address) if next(asked) % 3 else status(403).closing()
+
+    asked = itertools.count(1)
+    proxy = scripted(lead)
+    manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file, maxsize=1)
+    client = Client(origin.url, pool_manager=manager, max_concurrency=1)
+    for number in range(8):
+        assert client.get(f"{number}") == f"{number}".encode()
+    assert client.stats()["retries"] == 3
 
 
 # ---------------------------------------------------------------------------------------- dialling

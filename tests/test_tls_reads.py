@@ -221,8 +221,8 @@ def test_what_urllib3_left_unread_is_no_response(
 def test_what_lies_behind_a_response_urllib3_sees_as_before(
     scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str
 ) -> None:
-    # In a record of its own, behind the last of a response that urllib3 reads on a session which was
-    # zfast's before: still with the kernel, where urllib3 looks before it sends another request.
+    # In a record of its own, behind a response that urllib3 reads on a session which was zfast's
+    # before: still with the kernel, where urllib3 looks before it sends another request.
     theirs = ok(b"theirs" * 1000).wire()
     begun = threading.Event()
     server = scripted(

@@ -204,7 +204,7 @@ cdef class Calls:
         code : Status
             What became of it.
         error : int
-            The errno, 0 if there is none.
+            The errno, 0 if there is none; of a refused tunnel the proxy's HTTP status.
         no_descriptor : bool
             The process is out of descriptors: fewer connections must do.
         detail : bytes

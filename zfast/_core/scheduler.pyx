@@ -131,6 +131,7 @@ cdef void scheduler_adopt(Scheduler* s, Lease* lease, double now) noexcept nogil
     s.dialling -= 1
     origin.dial_failures = 0
     origin.dial_after = 0
+    origin.reached = True
     if lease.used:
         s.connections_pooled += 1
     else:

@@ -262,7 +262,7 @@ cdef void scheduler_dial_failed(
         # Those that were begun together fail as one.
         origin.dial_failures += 1
         origin.dial_after = now + fmin(0.05 * <double>(1 << min(origin.dial_failures, 7)), 5.0)
-        if code == STATUS_CONNECT_FAILED and origin.leases > 0:
+        if code in (STATUS_CONNECT_FAILED, STATUS_TUNNEL_REFUSED) and origin.leases > 0:
             # It takes no more connections than it has.
             governor_throttled(&origin.governor, now, origin.leases, 0, now)
     origin_withdraw_dials(s, origin)
@@ -274,10 +274,16 @@ cdef void scheduler_dial_failed(
     lanes_withdraw_all(origin, &failed)
     for request in failed:
         request.attempts += 1
-        request.error = error
         request.detail = detail
-        if code in (STATUS_TLS_FAILED, STATUS_TUNNEL_REFUSED) and request.cancelled == STATUS_OK:
-            # Neither a certificate nor a refusal gets better by asking again.
+        if code == STATUS_TUNNEL_REFUSED:
+            request.http_status = error
+        else:
+            request.error = error
+        if request.cancelled == STATUS_OK and (
+            code == STATUS_TLS_FAILED or code == STATUS_TUNNEL_REFUSED and not origin.reached
+        ):
+            # Neither a certificate nor a refusal gets better by asking again. But a proxy that has
+            # led there may only have as many tunnels as it bears.
             scheduler_finish(s, request, code)
         else:
             scheduler_retry(s, request, MISHAP_CONNECT, code, -1.0, now)

@@ -60,6 +60,7 @@ cdef cppclass Origin:
     int dials_begun                 # that Python is at
     int dial_failures
     double dial_after
+    bint reached                    # a connection to it has been opened before
     double first_byte               # seconds to it, of late; 0 unknown
 
 ctypedef Origin* Origin_ptr

@@ -226,7 +226,7 @@ def _telling(failures: dict[str, BaseException]) -> BaseException:
 
 
 def explain(error: BaseException) -> tuple[Status, int, str]:
-    """What a connection that could not be opened is to the engine: status, errno and words."""
+    """What a connection that could not be opened is to the engine; see `Calls.dial_failed`."""
     chain = list(_causes(error))
     number = _number(error)
     detail = str(error) or type(error).__name__
@@ -235,8 +235,8 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
         isinstance(error, SSLError) and len(chain) == 1
     ):
         return Status.TLS_FAILED, 0, detail
-    if any(_is_refusal(e) for e in chain):
-        return Status.TUNNEL_REFUSED, 0, detail
+    if refusal := next(filter(None, map(_refusal, chain)), 0):
+        return Status.TUNNEL_REFUSED, refusal, detail
     if isinstance(error, (ConnectTimeoutError, TimeoutError)) and not isinstance(
         error, NewConnectionError
     ):
@@ -248,11 +248,12 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
     return Status.CONNECT_FAILED, number, detail
 
 
-def _is_refusal(error: BaseException) -> bool:
-    """Whether a proxy has said no to CONNECT, and would again."""
+def _refusal(error: BaseException) -> int:
+    """The status by which a proxy says no to CONNECT, and would again; 0 for none."""
     # http.client tells the status in these words alone.
     found = re.match(r"Tunnel connection failed: (4\d\d)\b", str(error))
-    return found is not None and int(found[1]) not in _PASSING
+    status = int(found[1]) if found else 0
+    return 0 if status in _PASSING else status
 
 
 def _number(error: BaseException) -> int:
