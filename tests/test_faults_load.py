@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from promises import at_once
 from servers.nginx import Nginx
 from servers.scripted import Reply, Request, ScriptedServer, Stall, overlay, ranged
 from servers.site import Site
+from servers.threads import together
 
 pytest.importorskip("zarr", minversion="3.1", reason="zarr 3 over FastStore")
 
@@ -43,19 +43,6 @@ def site(nginx: Site) -> Site:
     for number, way in enumerate(WAYS):
         nginx.write(stored(way, path=f"{number}"))
     return nginx
-
-
-def together(callers: int, work: Callable[[int], None]) -> None:
-    """Call `work(number)` in so many threads that begin at once; raises what one of them raised."""
-    barrier = threading.Barrier(callers)
-
-    def begin(number: int) -> None:
-        barrier.wait(60)
-        work(number)
-
-    with ThreadPoolExecutor(callers) as pool:
-        for done in [pool.submit(begin, number) for number in range(callers)]:
-            done.result(100)
 
 
 def one_key(number: int, turn: int) -> tuple[str, bytes]:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import urllib3
 import zarr
+from servers.leaks import open_descriptors, wait_until
 from servers.nginx import Nginx, has_dav
 from servers.threads import together
 
@@ -21,9 +23,14 @@ pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
 
 from zarr.core.buffer import cpu, default_buffer_prototype
 
+import zfast
 from zfast import FastStore
 
 THREADS, TURNS = 16, 6
+
+free_threaded = pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python is not free-threaded"
+)
 
 VALUES = np.arange(192 * 160, dtype="f4").reshape(192, 160)
 
@@ -112,10 +119,27 @@ def test_one_array_object_in_many_threads(store: FastStore) -> None:
     together(THREADS, work)
 
 
-@pytest.mark.skipif(
-    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python is not free-threaded"
-)
+@free_threaded
 def test_the_gil_stays_off() -> None:
     # One extension that does not say it can do without turns the GIL on for all.
-    script = "import sys, zfast, zfast.pipeline; sys.exit(sys._is_gil_enabled())"
+    script = """if True:
+        import sys, numcodecs.blosc, numpy, urllib3, zarr
+        before = sys._is_gil_enabled()
+        import zfast, zfast.pipeline
+        sys.exit(sys._is_gil_enabled() > before)
+    """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@free_threaded
+def test_what_a_dialling_thread_made_is_closed_when_others_let_go_of_it(store: FastStore) -> None:
+    # Its references are counted by the thread that made it, which is inside of the core by then.
+    url = f"{store.url}/raw/"
+    open_before = len(open_descriptors())
+    manager = urllib3.PoolManager(maxsize=4)
+    with zfast.Client(url, pool_manager=manager) as client:
+        assert client.get("zarr.json") is not None
+    assert len(open_descriptors()) > open_before
+    manager.clear()
+    del client, manager
+    wait_until(lambda: len(open_descriptors()) <= open_before, 10.0)

@@ -1,4 +1,5 @@
-# What a client's requests did, counted. Written under the engine's lock, and read without it.
+# What a client's requests did, counted. Each is written under one lock, the engine's but for
+# fallback_chunks, and read without it.
 
 cdef extern from * nogil:
     """

@@ -45,7 +45,8 @@ cdef extern from * nogil:
 
     // A line of the output that is not in a cache stalls what writes to it, and rows are too short
     // for the processor to foresee the next one: asked for one row ahead, rows of 512 bytes come
-    // at the speed of one long memcpy. Of longer rows it foresees the rest.
+    // at the speed of one long memcpy. Of longer rows it foresees the rest. Swapped ones and fills
+    // go this way at any length, copies where they do not go past the caches.
     inline void zfast_expect(const char* to, size_t size) {
         for (size_t at = 0; at < size && at < 2048; at += 64)
             __builtin_prefetch(to + at, 1);
