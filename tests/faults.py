@@ -6,10 +6,12 @@ and after how many attempts; in time; and no descriptor, thread or request is le
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import pickle
 import random
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,13 +27,15 @@ from promises import at_once
 from servers.leaks import open_descriptors, wait_until
 from servers.ranged import Ranged, Result
 from servers.scripted import Reply, Request, ScriptedServer
+from soak import memory
+from zarr.core.sync import sync
 
 import zfast
 from zfast import Client, FastStore, ZfastError, connections
 from zfast.config import SETTINGS
 from zfast.connections import leases
 from zfast.connections.origins import origins
-from zfast.errors import ResponseError
+from zfast.errors import ConnectionFailedError, ResponseError
 
 BODY = random.Random(1).randbytes(70_001)
 DEADLINE = 20.0
@@ -138,6 +142,8 @@ ARRAYS = _tried(SHARDED_ANEW, STREAMED, DIRECT, COMPRESSED, SHARDED)
 FACES = _tried(
     GET_MANY, SHARDED_ANEW, GET, GET_RANGES, READ_INTO, DIRECT, STREAMED, COMPRESSED, SHARDED
 )
+FILLING = {str(face): face for face in (READ_INTO, DIRECT, COMPRESSED, SHARDED_ANEW)}
+"""Those that read into memory that is not the engine's."""
 PARTS = _tried(GET_RANGES, SHARDED_ANEW, SHARDED)
 """Those that ask for ranges alone."""
 WHOLE = _tried(GET, STREAMED, READ_INTO, DIRECT, COMPRESSED)
@@ -316,6 +322,21 @@ def outcome(read: Read, deadline: float = DEADLINE) -> ZfastError | None:
     finally:
         assert time.monotonic() - began < deadline + GRACE
     return None
+
+
+def grown_by_failures(name: str, url: str) -> int:
+    """Bytes that this process has more after 250 failed reads than before."""
+    with reading(FILLING[name], url, retries=0) as read:
+        assert type(outcome(read)) is ConnectionFailedError
+        before = memory()
+        for number in range(250):
+            assert type(outcome(read)) is ConnectionFailedError
+            # Without a GIL, what a failed read of zarr had, whatever the store, stays until garbage
+            # is collected and the loop has another turn.
+            if sysconfig.get_config_var("Py_GIL_DISABLED") and number % 10 == 0:
+                gc.collect()
+                sync(asyncio.sleep(0))
+        return memory() - before
 
 
 def tells(error: ZfastError) -> None:

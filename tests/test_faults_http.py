@@ -51,6 +51,7 @@ from faults import (
     once,
     outcome,
     reading,
+    reading_of,
     warmed,
 )
 from few_chunks import opened, stored
@@ -104,8 +105,8 @@ def test_a_missing_chunk_is_the_fill_value_and_nothing_else_is(face: Face, code:
     def gone(request: Request, reply: Reply) -> Reply:
         return status(code) if request.key == "a/c/0/0" else reply
 
-    server = Faulty(face.objects, gone)
-    with nothing_left(), ScriptedServer(server) as at, urllib3.PoolManager() as manager:
+    server, manager = Faulty(face.objects, gone), urllib3.PoolManager()
+    with nothing_left(), ScriptedServer(server) as at, reading_of(manager):
         store = FastStore(at.url, pool_manager=manager, index_cache_size=0)
         array = opened(store)
         whole = array[...]
@@ -351,13 +352,12 @@ def test_another_tag_for_each_reply_of_a_shard() -> None:
 
 def test_what_is_stored_anew_is_read_anew() -> None:
     for way, face in (("direct", DIRECT), ("sharded", SHARDED)):
-        objects = dict(face.objects)
-        with nothing_left(), ScriptedServer(Ranged(objects)) as server:
-            with urllib3.PoolManager() as manager:
-                store = FastStore(server.url, pool_manager=manager)
-                array = opened(store)
-                values = array[...]
-                objects.update(stored(way, -values))
-                np.testing.assert_array_equal(array[...], -values)
-                store.close()
+        objects, manager = dict(face.objects), urllib3.PoolManager()
+        with nothing_left(), ScriptedServer(Ranged(objects)) as server, reading_of(manager):
+            store = FastStore(server.url, pool_manager=manager)
+            array = opened(store)
+            values = array[...]
+            objects.update(stored(way, -values))
+            np.testing.assert_array_equal(array[...], -values)
+            store.close()
     assert zfast.stats()["in_flight"] == 0

@@ -224,7 +224,8 @@ class Server:
         for attempt in range(3):
             self.port = free_port()
             directory = work / f"{name}-{attempt}"
-            directory.mkdir()
+            # There already where a test before has been skipped.
+            directory.mkdir(exist_ok=True)
             command = COMMANDS[name](directory, root, self.port)
             self.output = directory / "output"
             with self.output.open("wb") as output:

@@ -294,7 +294,8 @@ class ScriptedServer:
             selector.register(self._wakes, selectors.EVENT_READ)
             while True:
                 ready = [key.fileobj for key, _ in selector.select()]
-                if self._wakes in ready:
+                # Whoever has connected is let in before it is over.
+                if self._listener not in ready:
                     self._wakes.recv(1)
                     return
                 with contextlib.suppress(OSError):
