@@ -307,7 +307,7 @@ def test_ctrl_c_ends_a_cell_and_not_the_kernel(scripted: Start, tmp_path: Path, 
             for key in holds:
                 assert script.line() == "reading"
                 server.wait_for(lambda key=key: key in [r.key for r in server.requests])
-                # A lock of Python, for which zarr waits, misses a signal just before it falls asleep.
+                # What zarr waits with, a lock of Python, misses a signal just before it sleeps.
                 time.sleep(0.2)
                 sent = time.monotonic()
                 script.process.send_signal(signal.SIGINT)
