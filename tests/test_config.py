@@ -36,7 +36,7 @@ DEFAULTS = {
     "backoff_max": 20.0,
     "backoff_jitter": 0.1,
     "hedge_budget": 0.05,
-    "hedge_floor": 0.02,
+    "hedge_floor": 0.005,
     "max_redirects": 10,
     "idle_timeout": 5.0,
     "trust_env": True,

@@ -259,7 +259,7 @@ SETTINGS: dict[str, Setting] = {
         ),
         Setting(
             "hedge_floor",
-            0.02,
+            0.005,
             "s",
             "an answer that takes no longer than this is never late",
             _Number(0.0),

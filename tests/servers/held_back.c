@@ -268,6 +268,7 @@ int main(int count, char **argument) {
     every = atol(argument[4]);
     hold = atof(argument[5]) * 1000;
     setvbuf(stdout, NULL, _IOLBF, 0);
+    signal(SIGPIPE, SIG_IGN);
     int listener = listening(argument[1], atoi(argument[2]));
     poller = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event event = {.events = EPOLLIN};
