@@ -326,7 +326,8 @@ def outcome(read: Read, deadline: float = DEADLINE) -> ZfastError | None:
 
 def grown_by_failures(name: str, url: str) -> int:
     """Bytes that this process has more after 250 failed reads than before."""
-    with reading(FILLING[name], url, retries=0) as read:
+    warmed()
+    with nothing_left(), reading(FILLING[name], url, retries=0) as read:
         assert type(outcome(read)) is ConnectionFailedError
         before = memory()
         for number in range(250):

@@ -1,7 +1,8 @@
 """What reading costs besides the network: opening an array, and reading it by dask's threads.
 
 Opening and reading one chunk, by what zarr takes for that in memory and one round trip together;
-64 threads of dask that read an array block by block, by one read of the whole.
+64 threads of dask that read an array block by block, by one read of the whole, and what they take
+where nothing has to be fetched.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 PEERS = ("fsspec", "obstore")
+MEMORY = "memory"
+"""The reader for which nothing is fetched: what zarr, and dask, take by themselves."""
 OPENING_GOAL = 1.3
 
 BLOCKS = {"a chunk each": 1, "64 chunks each": 8}
@@ -58,16 +61,7 @@ def opening(folder: Path, rounds: int = ROUNDS) -> Opening | None:
     root = folder / "root"
     array = root / "a"
     written(array, Layout(_CHUNK), np.ones((_CHUNK, _CHUNK), np.float32))
-    files = [file for file in array.rglob("*") if file.is_file()]
-    memory = zarr.storage.MemoryStore(
-        {
-            file.relative_to(array).as_posix(): zarr.core.buffer.cpu.Buffer.from_bytes(
-                file.read_bytes()
-            )
-            for file in files
-        },
-        read_only=True,
-    )
+    memory = _in_memory(array)
     with (
         serving(root) as server,
         zfast.FastStore(f"{server.url}/a") as store,
@@ -90,6 +84,16 @@ def opening(folder: Path, rounds: int = ROUNDS) -> Opening | None:
         least=ran.seconds("least") / _OPENINGS * 1e6,
         ratio=ran.seconds_ratio("zfast", "least"),
     )
+
+
+def _in_memory(folder: Path) -> zarr.storage.MemoryStore:
+    buffer_of = zarr.core.buffer.cpu.Buffer.from_bytes
+    objects = {
+        file.relative_to(folder).as_posix(): buffer_of(file.read_bytes())
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+    return zarr.storage.MemoryStore(objects, read_only=True)
 
 
 def _open_and_read(store: Any) -> None:
@@ -149,7 +153,8 @@ def by_dask(
     values = np.arange(mib * MIB // 4, dtype=np.float32).reshape(-1, _CHUNK * _CHUNKS_A_SIDE)
     written(root / "b", Layout(_CHUNK), values)
     with serving(root) as server:
-        found = readers(peers)
+        memory = functools.partial(zarr.open, store=_in_memory(root / "b"), mode="r")
+        found = {**readers(peers), MEMORY: Reader(lambda _: memory, ZARRS_OWN)}
         subjects: dict[str, Subject] = {}
         for name, reader in found.items():
             with reader.configured():
@@ -211,7 +216,7 @@ class Openings:
 class DaskThreads:
     """An array of 256 MiB, unless BENCH_MIB says otherwise."""
 
-    params = [list(BLOCKS), ["zfast", *PEERS]]
+    params = [list(BLOCKS), ["zfast", *PEERS, MEMORY]]
     param_names = ["task", "reader"]
 
     def setup_cache(self) -> dict[tuple[str, str], Dask]:

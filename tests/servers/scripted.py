@@ -295,11 +295,13 @@ class ScriptedServer:
             while True:
                 ready = [key.fileobj for key, _ in selector.select()]
                 # Whoever has connected is let in before it is over.
-                if self._listener not in ready:
+                if self._listener in ready:
+                    with contextlib.suppress(OSError):
+                        self._open(*self._listener.accept())
+                        continue
+                if self._wakes in ready:
                     self._wakes.recv(1)
                     return
-                with contextlib.suppress(OSError):
-                    self._open(*self._listener.accept())
 
     def _open(self, sock: socket.socket, peer: tuple[str, int]) -> None:
         sock.setblocking(True)
