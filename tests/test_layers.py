@@ -19,7 +19,12 @@ import pytest
 # of one layer may import each other as long as no cycle comes of it.
 LAYERS = (
     ("zfast._core", "zfast._core.extern"),
-    ("zfast._core.counters", "zfast._core.octets", "zfast._core.types"),
+    (
+        "zfast._core.counters",
+        "zfast._core.octets",
+        "zfast._core.tls_sessions",
+        "zfast._core.types",
+    ),
     (
         "zfast._core.buffers",
         "zfast._core.coalesce",

@@ -21,7 +21,8 @@ import trustme
 from servers.script import in_child, run
 from servers.tls import renegotiate, update_keys
 
-from zfast._core.tls import SessionTransport, session_count, session_of, unavailable
+from zfast._core.tls import SessionTransport
+from zfast._core.tls_sessions import session_count, session_of, unavailable
 
 Pair = tuple[ssl.SSLSocket, ssl.SSLSocket]
 Connect = Callable[..., Pair]
@@ -425,7 +426,7 @@ def test_what_was_opened_before_zfast_is_not_found(tmp_path: Path) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         near, far = socket.socketpair()
         sock = context.wrap_socket(near, do_handshake_on_connect=False, server_hostname="x")
-        from zfast._core.tls import session_of, unavailable
+        from zfast._core.tls_sessions import session_of, unavailable
         print(session_of(sock)[1], unavailable(), sep="|")
     """
     ended = run(tmp_path, source)

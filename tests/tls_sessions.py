@@ -28,7 +28,7 @@ from servers.script import in_child
 
 import zfast
 from zfast import Client
-from zfast._core.tls import session_count, unavailable
+from zfast._core.tls_sessions import session_count, unavailable
 
 BODY = bytes(range(256)) * 300
 AT_ONCE = 8

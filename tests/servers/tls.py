@@ -7,7 +7,7 @@ import ssl
 from importlib import import_module
 from typing import Any
 
-from zfast._core.tls import session_of
+from zfast._core.tls_sessions import session_of
 
 SSL_KEY_UPDATE_REQUESTED = 1
 

@@ -158,7 +158,7 @@ cdef class Calls:
             The end of its stream can be believed (false for TLS by way of Python, until
             close_notify was seen).
         session : int
-            The address of its TLS session, see `zfast._core.tls.session_of`; 0 for none.
+            The address of its TLS session, see `zfast._core.tls_sessions.session_of`; 0 for none.
         address : int
             Tells the addresses of the host apart, where it has several; 0 for the only one.
         """

@@ -23,7 +23,7 @@ from zfast import runtime
 from zfast._core.calls import Calls
 from zfast._core.engine import Engine
 from zfast._core.request_head import check_target
-from zfast._core.tls import session_of, unavailable
+from zfast._core.tls_sessions import session_of, unavailable
 from zfast._core.types import Status
 from zfast.config import setting
 from zfast.connections import opening
