@@ -3,6 +3,7 @@
     python asv_bench/ratios.py                    bodies of 64 KiB and 1 MiB
     python asv_bench/ratios.py --stores           and arrays through zarr, under the same ceiling
     python asv_bench/ratios.py --arrays           arrays of every kind, beside zfast's peers
+    python asv_bench/ratios.py --fused            the same by zarr's FusedCodecPipeline
     python asv_bench/ratios.py --networks         bad networks (takes root), and a slow server
     python asv_bench/ratios.py --overhead         opening an array, and dask's threads
 
@@ -16,11 +17,12 @@ import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import zarr
 from benchmarks import arrays, many, networks, overhead, store
 from benchmarks.common import CONNECTIONS, CORES, Figures
-from benchmarks.peers import PEERS
+from benchmarks.peers import FUSED, HAS_FUSED, PEERS, STORES
 from servers.netns import why_no_networks
 
 import zfast
@@ -38,11 +40,10 @@ _GOALS = ("; goal 0.85 for 64 KiB and 1 MiB", "; goal 0.90", "; goal 1.50 for 64
 _NO_GOALS = ("", "", "")
 
 _PEER = f"{'MiB/s':>7} {'ratio':>6} {'goal':>5} "
-_ARRAY_NOTES = f"""
+_ARRAY_NOTES = """
 MiB/s     of what was asked for, decompressed
 packed    how many times smaller the array is as it is stored
-hog       zfast beside a spinning Python thread by zfast without, per core left; \
-goal {arrays.HOG_GOAL}
+hog       zfast beside a spinning Python thread by zfast without, per core left{hog_goal}
 ratio     zfast by the peer, of the same round; < where it misses its goal
 """
 
@@ -64,6 +65,9 @@ def main() -> None:
     parser.add_argument("--stores", action="store_true", help="arrays through zarr as well")
     parser.add_argument("--arrays", action="store_true", help="arrays beside peers, instead")
     parser.add_argument(
+        "--fused", action="store_true", help="arrays by zarr's FusedCodecPipeline, instead"
+    )
+    parser.add_argument(
         "--networks", action="store_true", help="bad networks and a slow server, instead"
     )
     parser.add_argument("--overhead", action="store_true", help="opening, and dask, instead")
@@ -73,7 +77,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="those of arrays")
     options = parser.parse_args()
     cases = [case for case in arrays.CASES if any(text in case for text in options.only)]
-    if options.arrays and not cases:
+    if (options.arrays or options.fused) and not cases:
         parser.error(f"--only: no such array; there are {', '.join(arrays.CASES)}")
     print(
         f"zfast {zfast.__version__}, zarr {zarr.__version__}, {CORES} cores, "
@@ -81,6 +85,12 @@ def main() -> None:
     )
     if options.arrays:
         _print_arrays(cases, options.peers, options.mib, options.rounds)
+        return
+    if options.fused:
+        if not HAS_FUSED:
+            parser.error("--fused: this zarr has no FusedCodecPipeline; 3.3 was the first")
+        stores = [peer for peer in STORES if peer in options.peers]
+        _print_arrays(cases, stores, options.mib, options.rounds, FUSED)
         return
     if options.networks:
         peers = [peer for peer in networks.PEERS if peer in options.peers]
@@ -113,20 +123,32 @@ def _print(
     print(_NOTES.format(shapes=shapes, object=what, goals=goals))
 
 
-def _print_arrays(cases: Sequence[str], peers: Sequence[str], mib: int, rounds: int) -> None:
+def _print_arrays(
+    cases: Sequence[str],
+    peers: Sequence[str],
+    mib: int,
+    rounds: int,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """A line for each case as soon as it has been measured."""
+
+    hog_goal = arrays.HOG_GOAL if settings is None else None
+
+    def goal(case: str, peer: str) -> float | None:
+        return arrays.CASES[case].goals.get(peer) if settings is None else arrays.FUSED_GOAL
+
     print(f"{'':<23} {'packed':>6} {'zfast':>7} {'hog':>6}  ", *(f"{peer:<21}" for peer in peers))
     print(f"{'':<23} {'':>6} {'MiB/s':>7} {'':>6}  ", *(f"{_PEER:<21}" for _ in peers))
     with tempfile.TemporaryDirectory(prefix="zfast-bench-") as folder:
-        for name, found in arrays.measure(Path(folder), cases, peers, mib, rounds):
-            beside = (_beside(found, peer, arrays.CASES[name].goals.get(peer)) for peer in peers)
+        for name, found in arrays.measure(Path(folder), cases, peers, mib, rounds, settings):
+            beside = (_beside(found, peer, goal(name, peer)) for peer in peers)
             print(
                 f"{name:<23} {found.packed:>6.2f} {_rate(found.rate):>7} "
-                f"{_judged(found.hog_ratio, arrays.HOG_GOAL)}  ",
+                f"{_judged(found.hog_ratio, hog_goal)}  ",
                 *beside,
                 flush=True,
             )
-    print(_ARRAY_NOTES)
+    print(_ARRAY_NOTES.format(hog_goal="" if hog_goal is None else f"; goal {hog_goal}"))
 
 
 def _print_overhead(mib: int, rounds: int) -> None:

@@ -7,7 +7,7 @@ opened by a reader that has nothing cached: no shard's index, no chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -28,7 +28,7 @@ from .common import (
     trust,
     with_hogs,
 )
-from .peers import PEERS, ZARR_3, ZARRS_OWN, Reader, readers
+from .peers import FUSED, HAS_FUSED, PEERS, STORES, ZARR_3, ZARRS_OWN, Reader, readers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -83,6 +83,8 @@ CASES = {
     "https, 1 MiB raw": Case("1 MiB raw", {"obstore": 1.8, "tensorstore": 1.5}, tls=True),
 }
 HOG_GOAL = 0.8
+FUSED_GOAL = 1.0
+"""How many times faster zarr's FusedCodecPipeline is to be on FastStore than on other stores."""
 
 # Of the array of 256 MiB; a smaller one has shorter sides, and fewer windows are read of it.
 _FULL_MIB = 256
@@ -112,8 +114,14 @@ def measure(
     peers: Iterable[str] = PEERS,
     mib: int = DATA_MIB,
     rounds: int = ROUNDS,
+    settings: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[str, Beside]]:
     """Read an array of `mib` MiB as each case says; nothing where zarr is older than version 3.
+
+    Parameters
+    ----------
+    settings
+        What zarr is to be set to for all readers, instead of what suits each best.
 
     Yields
     ------
@@ -127,7 +135,7 @@ def measure(
     values = _values(mib)
     windows = _windows(mib, len(values))
     trust(folder)
-    found = readers(peers)
+    found = readers(peers, settings)
     with serving(root) as plain, serving(root, tls=True) as secure:
         for name in cases:
             case = CASES[name]
@@ -278,3 +286,14 @@ class ArrayPeers:
         return measured[case].peer_ratios[peer]
 
     track_ratio_to_peer.unit = "zfast / peer"
+
+
+class FusedPipeline(ArrayPeers):
+    """The same by zarr's synchronous pipeline, on FastStore and on the stores among its peers."""
+
+    params = [list(CASES), list(STORES)]
+
+    def setup_cache(self) -> dict[str, Beside]:
+        return dict(measure(Path.cwd(), peers=STORES, settings=FUSED)) if HAS_FUSED else {}
+
+    setup_cache.timeout = 3600

@@ -23,12 +23,11 @@ import zfast
 
 from .arrays import Layout, written
 from .common import CONNECTIONS, DATA_MIB, MIB, ROUNDS, Rounds, Subject, clocked, serving
-from .peers import ZARR_3, ZARRS_OWN, Open, Reader, readers
+from .peers import STORES, ZARR_3, ZARRS_OWN, Open, Reader, readers
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-PEERS = ("fsspec", "obstore")
 MEMORY = "memory"
 """The reader for which nothing is fetched: what zarr, and dask, take by themselves."""
 OPENING_GOAL = 1.3
@@ -138,7 +137,7 @@ class Dask:
 
 
 def by_dask(
-    folder: Path, peers: Iterable[str] = PEERS, mib: int = DATA_MIB, rounds: int = ROUNDS
+    folder: Path, peers: Iterable[str] = STORES, mib: int = DATA_MIB, rounds: int = ROUNDS
 ) -> Iterator[tuple[tuple[str, str], Dask]]:
     """Read an array of `mib` MiB in chunks of 64 KiB; nothing where zarr is older than version 3.
 
@@ -216,7 +215,7 @@ class Openings:
 class DaskThreads:
     """An array of 256 MiB, unless BENCH_MIB says otherwise."""
 
-    params = [list(BLOCKS), ["zfast", *PEERS, MEMORY]]
+    params = [list(BLOCKS), ["zfast", *STORES, MEMORY]]
     param_names = ["task", "reader"]
 
     def setup_cache(self) -> dict[tuple[str, str], Dask]:

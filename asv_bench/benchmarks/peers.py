@@ -12,7 +12,7 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import zarr
@@ -29,6 +29,16 @@ PEERS = ("fsspec", "obstore", "tensorstore", "zarrs")
 Open: TypeAlias = Callable[[], Any]
 
 ZARRS_OWN = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}
+
+STORES = ("fsspec", "obstore")
+"""Peers that are stores, and read by whatever pipeline zarr is set to."""
+
+FUSED = {
+    "codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline",
+    # Of a store that reads without asyncio, the requests at once; of the others, those that decode.
+    "codec_pipeline.max_workers": CONNECTIONS,
+}
+HAS_FUSED = ZARR_3 and hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline")
 
 _CONCURRENCY = {"async.concurrency": CONNECTIONS}
 
@@ -57,13 +67,18 @@ class Reader:
         return run
 
 
-def readers(peers: Iterable[str] = PEERS) -> dict[str, Reader]:
-    """Of zfast, and of those peers that are installed."""
+def readers(
+    peers: Iterable[str] = PEERS, settings: Mapping[str, Any] | None = None
+) -> dict[str, Reader]:
+    """Of zfast, and of those peers that are installed; with other settings of zarr, if any."""
     found = {"zfast": Reader(_through(zfast.FastStore))}
     for peer in peers:
         with contextlib.suppress(ImportError):
             found[peer] = _MAKERS[peer]()
-    return found
+    return {
+        name: replace(reader, settings={**reader.settings, **(settings or {})})
+        for name, reader in found.items()
+    }
 
 
 def _through(store_of: Callable[[str], Any]) -> Callable[[str], Open]:
