@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from servers.caddy import writable
 from servers.listed import Listed
 from servers.nginx import Nginx, find_nginx, has_dav
 from servers.scripted import ScriptedServer
@@ -94,14 +96,12 @@ class TestOverConditions(Contract):
 
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
 @pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
+@pytest.mark.timeout(60 + 3 * EXAMPLES)
 @pytest.mark.parametrize("machine", [ZarrStoreStateMachine, ZarrHierarchyStateMachine])
 def test_any_course_of_operations(
     scripted: Callable[..., ScriptedServer], machine: Callable[[FastStore], RuleBasedStateMachine]
 ) -> None:
-    """zarr's state machines: whatever is done in whatever order, memory would answer the same.
-
-    Memory has no directories: nginx cannot store both `0` and `0/0`, and lists empty ones.
-    """
+    """zarr's state machines: whatever is done in whatever order, memory would answer the same."""
     objects: dict[str, bytes] = {}
     store = FastStore(scripted(Listed(objects)).url, read_only=False)
 
@@ -109,8 +109,27 @@ def test_any_course_of_operations(
         objects.clear()
         return machine(store)
 
+    _run(afresh)
+
+
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
+@pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
+@pytest.mark.timeout(60 + 3 * EXAMPLES)
+def test_any_course_of_hierarchies_in_files(dav: Nginx, tmp_path: Path) -> None:
+    """The keys of the other machine are no files: of `0` and `0/0` there can be but one."""
+    numbers = itertools.count()
+    with writable(dav) as server:
+
+        def afresh() -> RuleBasedStateMachine:
+            folder = f"{tmp_path.name}-{next(numbers)}"
+            return ZarrHierarchyStateMachine(FastStore(f"{server.url}/{folder}", read_only=False))
+
+        _run(afresh)
+
+
+def _run(machine: Callable[[], RuleBasedStateMachine]) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        afresh,
+        machine,
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=30,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -103,7 +104,7 @@ async def test_a_server_that_is_not_writable(nginx: Any) -> None:
         await store.delete("k")
 
 
-async def test_a_directory_is_deleted_as_one_batch(
+async def test_the_keys_of_a_directory_are_deleted_as_one_batch(
     scripted: Callable[..., ScriptedServer],
 ) -> None:
     objects = {f"a/c/{index}": b"" for index in range(50)} | {"a/zarr.json": b"", "ab/c": b""}
@@ -111,12 +112,47 @@ async def test_a_directory_is_deleted_as_one_batch(
     store = FastStore(server.url, read_only=False)
     await store.delete_dir("a")
     assert objects == {"ab/c": b""}
-    assert len(server.keys("DELETE")) == 51
+    assert len(server.keys("DELETE")) == 52
+    assert server.keys("DELETE")[-1] == "a/"
     pages = len(server.keys("GET"))
-    assert store.stats()["batches"] <= pages + 1
+    assert store.stats()["batches"] <= pages + 2
     await store.delete_dir("a/")
     await store.clear()
     assert not objects
+
+
+async def test_a_directory_goes_with_its_keys(start: Callable[..., Any], tmp_path: Path) -> None:
+    """Also what nginx does not list: names that begin with a dot, and directories without keys."""
+    store = FastStore(start(Nginx, tmp_path, dav=True).url, read_only=False)
+    keys = ["a/b/.zattrs", "a/b/0.0", "a/c/d/e", "ab/c", ".zgroup"]
+    for key in keys:
+        await store.set(key, buffer(b"1"))
+    await store.delete_dir("a/b")
+    assert not (tmp_path / "a/b").exists()
+    assert (tmp_path / "a/c/d/e").exists()
+    await store.delete("a/c/d/e")
+    await store.delete_dir("a")
+    assert await collect(store.list_dir("")) == ["ab"]
+    await store.clear()
+    assert [path.name for path in tmp_path.iterdir()] == [".zgroup"]
+
+
+@pytest.mark.parametrize(
+    ("code", "raised"), [(403, None), (409, None), (501, None), (507, zfast.ResponseError)]
+)
+async def test_a_server_may_keep_its_directories_but_not_fail(
+    scripted: Callable[..., ScriptedServer], code: int, raised: type[Exception] | None
+) -> None:
+    listed = Listed({"a/b": b"", "c": b""})
+
+    def keeps(request: Request) -> Reply:
+        directory = request.method == "DELETE" and request.key.endswith("/")
+        return status(code) if directory else listed(request)
+
+    store = FastStore(scripted(keeps).url, read_only=False)
+    with contextlib.nullcontext() if raised is None else pytest.raises(raised, match="DELETE"):
+        await store.delete_dir("a")
+    assert listed.objects == {"c": b""}
 
 
 async def test_no_partial_writes() -> None:

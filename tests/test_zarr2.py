@@ -66,6 +66,15 @@ def contents(store: Any) -> dict[str, bytes]:
     return {key: bytes(store[key]) for key in store}
 
 
+def test_a_directory_is_removed_whole(start: Callable[..., Any], tmp_path: Path) -> None:
+    """nginx lists no `.zarray`, which would make what is written there next an array."""
+    store = FastStore(start(Nginx, tmp_path, dav=True).url, read_only=False)
+    write(store, "g/a")
+    store.rmdir("g/a")
+    assert [path.name for path in (tmp_path / "g").iterdir()] == [".zgroup"]
+    assert "a" not in zarr.open_group(store, mode="r")["g"]
+
+
 def test_it_is_a_store_of_zarr_2() -> None:
     store = FastStore("http://user:word@localhost:1/base?sig=1", headers={"X-Tenant": "1"})
     assert isinstance(store, zarr.storage.Store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -86,9 +87,10 @@ class FastStore(KeyMapping, Store):
         return sorted(self._open_client().list_dir(normalize_storage_path(path)))
 
     def rmdir(self, path: str = "") -> None:
-        """Delete all keys below a path."""
+        """Delete all keys below a path, and the directory where the server has such."""
         self._check_writable()
-        self._delete_many(self._open_client().list(_directory(path)))
+        client = self._open_client()
+        client._run(functools.partial(client._operations.delete_dir, _directory(path)))
 
     def clear(self) -> None:
         """Delete all keys."""

@@ -46,6 +46,8 @@ _OK, _MISSING, _CHANGED, _CANCELLED, _OVERLONG = (
 _LISTED_AT_ONCE = 256
 # What a server without index pages answers for a directory: nginx and Apache 403, others 405.
 _NO_INDEX = (401, 403, 405)
+# What one that keeps its directories, or has none, answers where one is to be deleted.
+_NO_DIRECTORIES = (400, 403, 405, 409, 501)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,24 +278,49 @@ class Operations:
         if failed is not None:
             raise self.error(batch, failed, keys[failed], method="DELETE")
 
+    def delete_dir(self, prefix: str, new_batch: NewBatch) -> Steps[None]:
+        """Delete the keys of a directory, "" or with a slash at its end, and what is left of it."""
+        keys, directories = yield from self._walk(prefix, new_batch)
+        yield from self.delete_many(keys, new_batch)
+        # The base stays. A directory goes with all that is in it (RFC 4918, section 9.6.1): those
+        # below, and what an index page does not show.
+        depth = max(prefix.count("/"), 1)
+        outermost = [name for name in directories if name.count("/") == depth]
+        batch = new_batch()
+        for name in outermost:
+            target = self.location.directory_target(name)
+            batch.add(self.policy, self.origin(), _DELETE, target)
+        yield batch
+        for index in batch.failures():
+            if batch.outcome(index)["status"] not in _NO_DIRECTORIES:
+                raise self.error(batch, index, outermost[index], method="DELETE")
+
     # ---------------------------------------------------------------------------------- listing
 
     def list_prefix(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """All keys that begin with `prefix`."""
+        keys, _ = yield from self._walk(prefix, new_batch)
+        return keys
+
+    def _walk(self, prefix: str, new_batch: NewBatch) -> Steps[tuple[list[str], list[str]]]:
+        # The keys that begin with it, and the directories that may have such.
         top = prefix.rpartition("/")[0]
         keys: list[str] = []
+        found: list[str] = []
         directories = [f"{top}/" if top else ""]
         while directories:
             now, directories = directories[:_LISTED_AT_ONCE], directories[_LISTED_AT_ONCE:]
             pages = yield from self._pages(now, new_batch)
             for directory, page in zip(now, pages, strict=True):
+                if page is not None:
+                    found.append(directory)
                 for name, is_dir in page or ():
                     key = directory + name
                     if is_dir and (f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/")):
                         directories.append(f"{key}/")
                     elif not is_dir and key.startswith(prefix):
                         keys.append(key)
-        return keys
+        return keys, found
 
     def list_dir(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """Bare names of what is directly below `prefix`."""

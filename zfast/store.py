@@ -416,10 +416,15 @@ class FastStore(Store, KeyMapping):
         self._delete_many([key])
 
     async def delete_dir(self, prefix: str) -> None:
-        """Delete all keys below a prefix, which is a directory: siblings stay."""
+        """Delete all keys below a prefix, which is a directory, and the directory.
+
+        Siblings stay. A server that has no directories, or keeps them, is asked in vain for those.
+        """
         self._check_writable()
-        keys = [key async for key in self.list_prefix(_directory(prefix))]
-        await self._delete_all(keys)
+        client = self._use()
+        await client._run_async(
+            functools.partial(client._operations.delete_dir, _directory(prefix))
+        )
 
     async def clear(self) -> None:  # type: ignore[override]
         """Delete all keys."""

@@ -137,3 +137,13 @@ def _logged(line: bytes) -> LoggedRequest:
         sent=int(str(entry["size"])),
         connection=request["remote_port"],
     )
+
+
+def writable(writer: ChildServer) -> Caddy:
+    """Caddy over the folder of an nginx with `dav`, which writes and deletes for it.
+
+    Caddy takes no PUT, and nginx lists no names that begin with a dot.
+    """
+    address = writer.url.removeprefix("http://")
+    extra = f"@writes method PUT DELETE\nreverse_proxy @writes {address}"
+    return Caddy(writer.root, extra=extra)

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import pytest
 import zarr
-from servers.caddy import Caddy
+from servers.caddy import writable
 from servers.nginx import Nginx
 from upstream.reasons import reason_to_skip
 
@@ -43,11 +43,7 @@ class Origin:
         if self._url is None:
             root = self._stack.enter_context(tempfile.TemporaryDirectory())
             writer = self._stack.enter_context(Nginx(root, dav=True))
-            address = writer.url.removeprefix("http://")
-            reader = Caddy(
-                root, extra=f"@writes method PUT DELETE\nreverse_proxy @writes {address}"
-            )
-            self._url = self._stack.enter_context(reader).url
+            self._url = self._stack.enter_context(writable(writer)).url
         return f"{self._url}/{next(self._numbers)}"
 
     def stop(self) -> None:
