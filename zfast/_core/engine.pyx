@@ -151,7 +151,7 @@ cdef class Engine:
         thread.scheduler = self.scheduler
         thread.index = index
         thread.wake_fd = ours.detach()
-        thread.next_check = thread.next_tick = 0
+        thread.looked_at = thread.next_check = thread.next_tick = 0
         thread.scratch = <char*>malloc(SCRATCH_SIZE)
         if thread.scratch == NULL:
             raise MemoryError("no memory for the engine's scratch")

@@ -130,7 +130,9 @@ cdef double _check_times(Thread* thread, double now) noexcept nogil:
             continue
         next = _sooner(next, due)
         due = lease_hedges_at(thread.scheduler, lease, now)
-        if 0 < due <= now:
+        # An answer may have come since the connections were looked at: to move what was there then
+        # takes milliseconds, where the core has others to serve.
+        if 0 < due <= thread.looked_at:
             lease_hedge(thread.scheduler, lease)
         else:
             next = _sooner(next, due)
@@ -252,7 +254,7 @@ cdef bint _move(Thread* thread, double limit) noexcept nogil:
         until = now = monotonic()
     if poll(thread.polled.data(), thread.polled.size(), _milliseconds(until, now)) < 0:
         return False
-    now = monotonic()
+    now = thread.looked_at = monotonic()
     _step_ready(thread, now)
     if thread.polled[0].revents:
         _drain_wake(thread.wake_fd)
