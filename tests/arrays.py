@@ -18,8 +18,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.core.dtype import parse_dtype
 from zarr.storage import LocalStore, MemoryStore
+
+try:
+    from zarr.core.dtype import parse_dtype
+except ImportError:
+
+    class _PlainNumber:
+        """What zarr 3.0, which has no such thing, is given of a dtype: numbers alone."""
+
+        def __init__(self, dtype: np.dtype[Any]) -> None:
+            self._dtype = dtype
+
+        def to_json(self, *, zarr_format: int) -> Any:
+            return {"name": self._dtype.str} if zarr_format == 2 else self._dtype.name
+
+        def to_json_scalar(self, data: Any, *, zarr_format: int) -> Any:
+            return self._dtype.type(data).item()
+
+    def parse_dtype(dtype: np.dtype[Any], *, zarr_format: int) -> Any:
+        return _PlainNumber(dtype)
+
 
 Document = dict[str, Any]
 Shape = tuple[int, ...]

@@ -12,7 +12,7 @@ import pytest
 from servers.caddy import Caddy
 from servers.listed import Listed
 from servers.nginx import Nginx
-from servers.scripted import Reply, Request, ScriptedServer, ok, ranged, status
+from servers.scripted import Reply, Request, ScriptedServer, ok, ranged, redirect, status
 
 pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
 
@@ -123,18 +123,57 @@ async def test_the_keys_of_a_directory_are_deleted_as_one_batch(
 
 async def test_a_directory_goes_with_its_keys(start: Callable[..., Any], tmp_path: Path) -> None:
     """Also what nginx does not list: names that begin with a dot, and directories without keys."""
-    store = FastStore(start(Nginx, tmp_path, dav=True).url, read_only=False)
-    keys = ["a/b/.zattrs", "a/b/0.0", "a/c/d/e", "ab/c", ".zgroup"]
-    for key in keys:
+    root = tmp_path / "base of % é"
+    url = f"{start(Nginx, tmp_path, dav=True).url}/base of % é?token=1"
+    store = FastStore(url, read_only=False)
+    for key in ["a/b/.zattrs", "a/b/0.0", "a/c/d/e", "ab/c", ".zgroup", "é ?#%2F/.zarray"]:
         await store.set(key, buffer(b"1"))
+    (tmp_path / "sibling").write_bytes(b"1")
     await store.delete_dir("a/b")
-    assert not (tmp_path / "a/b").exists()
-    assert (tmp_path / "a/c/d/e").exists()
+    assert not (root / "a/b").exists()
+    assert (root / "a/c/d/e").exists()
     await store.delete("a/c/d/e")
     await store.delete_dir("a")
+    await store.delete_dir("é ?#%2F/")
     assert await collect(store.list_dir("")) == ["ab"]
     await store.clear()
-    assert [path.name for path in tmp_path.iterdir()] == [".zgroup"]
+    assert list(root.iterdir()) == []
+    assert (tmp_path / "sibling").exists()
+
+
+@pytest.mark.parametrize("prefix", ["..", "../", ".", "/", "//", "/a", "a//", "a/../..", "a/./b"])
+async def test_no_directory_but_the_one_that_is_named_is_deleted(
+    start: Callable[..., Any], tmp_path: Path, prefix: str
+) -> None:
+    """nginx would take these segments out of the path, and delete what is there then."""
+    store = FastStore(f"{start(Nginx, tmp_path, dav=True).url}/u/base", read_only=False)
+    keys = ["a/b", "a/.hidden", "k"]
+    for key in keys:
+        await store.set(key, buffer(b"1"))
+    (tmp_path / "u/sibling").write_bytes(b"1")
+    with pytest.raises(ValueError, match="directory's name below the base URL"):
+        await store.delete_dir(prefix)
+    assert all((tmp_path / "u/base" / key).exists() for key in keys)
+    assert (tmp_path / "u/sibling").exists()
+
+
+@pytest.mark.parametrize("code", [301, 307, 308])
+async def test_the_deletion_of_a_directory_is_not_led_elsewhere(
+    scripted: Callable[..., ScriptedServer], code: int
+) -> None:
+    listed = Listed({"latest/k": b"", "v2/k": b""})
+
+    def leads(request: Request) -> Reply:
+        if request.method == "DELETE" and request.key == "latest/":
+            return redirect("/v2/", code)
+        return listed(request)
+
+    server = scripted(leads)
+    store = FastStore(server.url, read_only=False)
+    with pytest.raises(zfast.ZfastError, match=str(code)):
+        await store.delete_dir("latest")
+    assert listed.objects == {"v2/k": b""}
+    assert server.keys("DELETE") == ["latest/k", "latest/"]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,8 @@ def test_a_directory_is_removed_whole(start: Callable[..., Any], tmp_path: Path)
     store.rmdir("g/a")
     assert [path.name for path in (tmp_path / "g").iterdir()] == [".zgroup"]
     assert "a" not in zarr.open_group(store, mode="r")["g"]
+    store.rmdir("")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_a_store_of_zarr_2() -> None:

@@ -18,11 +18,11 @@ from zfast.client import Client
 from zfast.collector import names_object
 from zfast.config import setting
 from zfast.errors import ListingError
+from zfast.operations import ZARR_2_DOCUMENTS
 
 __all__ = ["FastStore"]
 
 _ASKED_AT_ONCE = 16
-_DOCUMENTS = {".zarray", ".zattrs", ".zgroup", ".zmetadata"}
 
 
 class FastStore(KeyMapping, Store):
@@ -78,7 +78,7 @@ class FastStore(KeyMapping, Store):
     def __contains__(self, key: object) -> bool:
         # zarr looks for arrays in all that it lists, its own documents too (".zgroup/.zarray").
         # Below a file there is nothing, which servers say in many ways, Caddy by 400.
-        if isinstance(key, str) and any(part in _DOCUMENTS for part in key.split("/")[:-1]):
+        if isinstance(key, str) and any(part in ZARR_2_DOCUMENTS for part in key.split("/")[:-1]):
             return False
         return super().__contains__(key)
 

@@ -436,11 +436,16 @@ class Client:
             batch.run()
         return course.result
 
-    async def _run_async(self, operation: Callable[[NewBatch], Steps[T]]) -> T:
+    async def _run_async(
+        self, operation: Callable[[NewBatch], Steps[T]], *, aside: bool = False
+    ) -> T:
+        # Aside: a listing parses pages between its batches, which takes too long for the loop.
         hub, course = self._begin_async(operation)
-        while (batch := course.advance()) is not None:
+        while True:
+            batch = await asyncio.to_thread(course.advance) if aside else course.advance()
+            if batch is None:
+                return course.result
             await loops.wait(hub, batch)
-        return course.result
 
     def _iterate(self, operation: Callable[[NewBatch], Steps[_Names]]) -> Iterator[str]:
         yield from self._run(operation)
@@ -448,11 +453,7 @@ class Client:
     async def _iterate_async(
         self, operation: Callable[[NewBatch], Steps[_Names]]
     ) -> AsyncIterator[str]:
-        hub, course = self._begin_async(operation)
-        # Between its batches a listing parses pages that may be long: not on the loop's time.
-        while (batch := await asyncio.to_thread(course.advance)) is not None:
-            await loops.wait(hub, batch)
-        for name in course.result:
+        for name in await self._run_async(operation, aside=True):
             yield name
 
 

@@ -24,6 +24,7 @@ from zfast.locations.listing import Listing
 from zfast.planner import bounds, grouped, span
 
 __all__ = [
+    "ZARR_2_DOCUMENTS",
     "NewBatch",
     "ObjectInfo",
     "OnError",
@@ -43,10 +44,13 @@ _GET, _HEAD, _PUT, _DELETE = (int(m) for m in (Method.GET, Method.HEAD, Method.P
 _OK, _MISSING, _CHANGED, _CANCELLED, _OVERLONG = (
     int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED, Status.OVERLONG)
 )
+ZARR_2_DOCUMENTS = frozenset((".zarray", ".zattrs", ".zgroup", ".zmetadata"))
+"""What describes the nodes of zarr format 2; nginx leaves such names out of its index pages."""
 _LISTED_AT_ONCE = 256
 # What a server without index pages answers for a directory: nginx and Apache 403, others 405.
 _NO_INDEX = (401, 403, 405)
-# What one that keeps its directories, or has none, answers where one is to be deleted.
+# What one that keeps its directories, or has none, answers where one is to be deleted; another
+# status is a failure, and told.
 _NO_DIRECTORIES = (400, 403, 405, 409, 501)
 
 
@@ -280,16 +284,22 @@ class Operations:
 
     def delete_dir(self, prefix: str, new_batch: NewBatch) -> Steps[None]:
         """Delete the keys of a directory, "" or with a slash at its end, and what is left of it."""
+        if prefix and any(name in ("", ".", "..") for name in prefix.split("/")[:-1]):
+            # Servers take these out of a path, percent-encoded too: another directory would go.
+            raise ValueError(f"{prefix!r} is no directory's name below the base URL")
         keys, directories = yield from self._walk(prefix, new_batch)
-        yield from self.delete_many(keys, new_batch)
+        if not directories:
+            return
+        hidden = () if prefix else ZARR_2_DOCUMENTS.difference(keys)
+        yield from self.delete_many([*keys, *hidden], new_batch)
         # The base stays. A directory goes with all that is in it (RFC 4918, section 9.6.1): those
         # below, and what an index page does not show.
         depth = max(prefix.count("/"), 1)
         outermost = [name for name in directories if name.count("/") == depth]
         batch = new_batch()
+        origin = self.origin()
         for name in outermost:
-            target = self.location.directory_target(name)
-            batch.add(self.policy, self.origin(), _DELETE, target)
+            batch.add(self.policy, origin, _DELETE, self.location.directory_target(name))
         yield batch
         for index in batch.failures():
             if batch.outcome(index)["status"] not in _NO_DIRECTORIES:

@@ -419,11 +419,16 @@ class FastStore(Store, KeyMapping):
         """Delete all keys below a prefix, which is a directory, and the directory.
 
         Siblings stay. A server that has no directories, or keeps them, is asked in vain for those.
+
+        Raises
+        ------
+        ValueError
+            If the store is read-only, or an empty name, "." or ".." is among the prefix's.
         """
         self._check_writable()
         client = self._use()
         await client._run_async(
-            functools.partial(client._operations.delete_dir, _directory(prefix))
+            functools.partial(client._operations.delete_dir, _directory(prefix)), aside=True
         )
 
     async def clear(self) -> None:  # type: ignore[override]

@@ -21,7 +21,7 @@ cdef cppclass Thread:
     vector[pollfd] polled           # polled[0] is the wake descriptor, polled[i + 1] leases[i]
     vector[Lease*] arrived          # with a request that is to be sent
     vector[Lease*] concluded        # with one whose exchange has ended
-    double looked_at                # when what is polled was last looked at
+    double looked_at                # when it last began to look at what is polled
     double next_check               # when the first of them may have stalled for too long, 0 never
     double next_tick                # when the scheduler has something to do, 0 never
 

@@ -252,9 +252,10 @@ cdef bint _move(Thread* thread, double limit) noexcept nogil:
         until = limit
     if limit > 0 and not thread.leases.empty() and _comes_at_once(thread):
         until = now = monotonic()
+    thread.looked_at = now
     if poll(thread.polled.data(), thread.polled.size(), _milliseconds(until, now)) < 0:
         return False
-    now = thread.looked_at = monotonic()
+    now = monotonic()
     _step_ready(thread, now)
     if thread.polled[0].revents:
         _drain_wake(thread.wake_fd)

@@ -12,7 +12,7 @@ from zfast._core.leases cimport call_python
 from zfast._core.request_head cimport http1_is_target
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport CALL_REDIRECT, NOBODY, BatchState
-from zfast._core.types cimport STATUS_REDIRECT
+from zfast._core.types cimport METHOD_DELETE, STATUS_REDIRECT
 
 
 cdef bint _names_directory(Request* request, const string* target) noexcept nogil:
@@ -23,6 +23,11 @@ cdef bint _names_directory(Request* request, const string* target) noexcept nogi
         request.profile.keys_only and other == size + 1 and dereference(target)[size] == c"/"
         and target.compare(0, size, request.target, 0, size) == 0
     )
+
+
+cdef bint _deletes_directory(Request* request) noexcept nogil:
+    cdef size_t size = min(request.target.find(b"?"), request.target.size())
+    return request.method == METHOD_DELETE and size and request.target[size - 1] == c"/"
 
 
 cdef void _refuse_directory(Scheduler* s, Request* request) noexcept nogil:
@@ -38,6 +43,10 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
     cdef size_t fragment = location.find(b"#")
     if request.lead != NULL or request.released:
         # Entity tags tell states of one resource apart: a part of another one does not fit.
+        scheduler_finish(s, request, STATUS_REDIRECT)
+        return
+    if _deletes_directory(request):
+        # All that is in it would go, and nobody has named it.
         scheduler_finish(s, request, STATUS_REDIRECT)
         return
     request.retries.redirects += 1
