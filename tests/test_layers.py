@@ -22,6 +22,7 @@ LAYERS = (
     (
         "zfast._core.counters",
         "zfast._core.octets",
+        "zfast._core.symbols",
         "zfast._core.tls_sessions",
         "zfast._core.types",
     ),

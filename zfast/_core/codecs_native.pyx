@@ -13,7 +13,6 @@ from importlib import import_module
 
 from libc.limits cimport INT_MAX
 from libc.string cimport memcmp, memset
-from posix.dlfcn cimport RTLD_LAZY, dlerror, dlopen, dlsym
 
 from zfast._core.extern.blosc cimport (
     BLOSC_CBYTES,
@@ -57,6 +56,7 @@ from zfast._core.extern.zstd cimport (
     ZSTD_getErrorCode_t,
     ZSTD_isError_t,
 )
+from zfast._core.symbols cimport look_up, open_library
 
 cdef struct Library:
     ZSTD_createDCtx_t zstd_create
@@ -336,52 +336,38 @@ cdef bint _decodes(Decompress decompress, bytes frame):
     return right
 
 
-cdef void* _symbol(void* handle, str name, set missing):
-    cdef bytes encoded = name.encode()
-    cdef void* found = dlsym(handle, encoded)
-    if found == NULL:
-        missing.add(name)
-    return found
-
-
-cdef dict _look_up(void* handle):
-    # Fills the library; the names that it lacks, by codec.
-    cdef set zstd = set()
-    cdef set blosc = set()
-    cdef set lz4 = set()
-    cdef set zlib = set()
-    _library.zstd_create = <ZSTD_createDCtx_t>_symbol(handle, "ZSTD_createDCtx", zstd)
-    _library.zstd_free = <ZSTD_freeDCtx_t>_symbol(handle, "ZSTD_freeDCtx", zstd)
-    _library.zstd_decompress = <ZSTD_decompressDCtx_t>_symbol(handle, "ZSTD_decompressDCtx", zstd)
-    _library.zstd_is_error = <ZSTD_isError_t>_symbol(handle, "ZSTD_isError", zstd)
-    _library.zstd_error_code = <ZSTD_getErrorCode_t>_symbol(handle, "ZSTD_getErrorCode", zstd)
-    _library.blosc_validate = <blosc_cbuffer_validate_t>_symbol(
+cdef dict _fill_library(void* handle):
+    # The names that it lacks, by codec.
+    cdef list zstd = []
+    cdef list blosc = []
+    cdef list lz4 = []
+    cdef list zlib = []
+    _library.zstd_create = <ZSTD_createDCtx_t>look_up(handle, "ZSTD_createDCtx", zstd)
+    _library.zstd_free = <ZSTD_freeDCtx_t>look_up(handle, "ZSTD_freeDCtx", zstd)
+    _library.zstd_decompress = <ZSTD_decompressDCtx_t>look_up(handle, "ZSTD_decompressDCtx", zstd)
+    _library.zstd_is_error = <ZSTD_isError_t>look_up(handle, "ZSTD_isError", zstd)
+    _library.zstd_error_code = <ZSTD_getErrorCode_t>look_up(handle, "ZSTD_getErrorCode", zstd)
+    _library.blosc_validate = <blosc_cbuffer_validate_t>look_up(
         handle, "blosc_cbuffer_validate", blosc
     )
-    _library.blosc_decompress = <blosc_decompress_ctx_t>_symbol(
+    _library.blosc_decompress = <blosc_decompress_ctx_t>look_up(
         handle, "blosc_decompress_ctx", blosc
     )
-    _library.lz4_decompress = <LZ4_decompress_safe_t>_symbol(handle, "LZ4_decompress_safe", lz4)
-    _library.zlib_version = <zlibVersion_t>_symbol(handle, "zlibVersion", zlib)
-    _library.inflate_init = <inflateInit2_t>_symbol(handle, "inflateInit2_", zlib)
-    _library.inflate_reset = <inflateReset2_t>_symbol(handle, "inflateReset2", zlib)
-    _library.inflate = <inflate_t>_symbol(handle, "inflate", zlib)
-    _library.inflate_end = <inflateEnd_t>_symbol(handle, "inflateEnd", zlib)
+    _library.lz4_decompress = <LZ4_decompress_safe_t>look_up(handle, "LZ4_decompress_safe", lz4)
+    _library.zlib_version = <zlibVersion_t>look_up(handle, "zlibVersion", zlib)
+    _library.inflate_init = <inflateInit2_t>look_up(handle, "inflateInit2_", zlib)
+    _library.inflate_reset = <inflateReset2_t>look_up(handle, "inflateReset2", zlib)
+    _library.inflate = <inflate_t>look_up(handle, "inflate", zlib)
+    _library.inflate_end = <inflateEnd_t>look_up(handle, "inflateEnd", zlib)
     return {"zstd": zstd, "blosc": blosc, "gzip": zlib, "zlib": zlib, "lz4": lz4}
-
-
-cdef void* _open() except NULL:
-    cdef bytes path = os.fsencode(import_module("numcodecs.blosc").__file__)
-    cdef void* handle = dlopen(path, RTLD_LAZY)
-    if handle == NULL:
-        raise ImportError(dlerror().decode(errors="replace"))
-    return handle
 
 
 cdef _find():
     cdef dict missing
     try:
-        missing = _look_up(_open())
+        missing = _fill_library(
+            open_library(os.fsencode(import_module("numcodecs.blosc").__file__))
+        )
         version = import_module("numcodecs").__version__
     # Whatever a broken installation raises, arrays without these codecs can be read.
     except Exception as error:

@@ -14,28 +14,8 @@ from importlib import import_module
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from libcpp.atomic cimport atomic
-from posix.dlfcn cimport RTLD_LAZY, dlerror, dlopen, dlsym
 
-from zfast._core.extern.openssl cimport (
-    APP_DATA,
-    CRYPTO_EX_INDEX_SSL,
-    CRYPTO_get_ex_data_t,
-    CRYPTO_get_ex_new_index_t,
-    CRYPTO_set_ex_data_t,
-    ERR_clear_error_t,
-    ERR_peek_error_t,
-    ERR_reason_error_string_t,
-    OpenSSL_version_num_t,
-    SSL_get_error_t,
-    SSL_get_ex_data_t,
-    SSL_get_fd_t,
-    SSL_get_options_t,
-    SSL_has_pending_t,
-    SSL_read_ex_t,
-    SSL_set_default_read_buffer_len_t,
-    SSL_set_read_ahead_t,
-    SSL_write_ex_t,
-)
+from zfast._core.extern.openssl cimport APP_DATA, CRYPTO_EX_INDEX_SSL
 from zfast._core.extern.pthread cimport (
     pthread_atfork,
     pthread_mutex_init,
@@ -44,6 +24,7 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_unlock,
     sched_yield,
 )
+from zfast._core.symbols cimport look_up, open_library
 
 cdef struct Session:
     void* ssl
@@ -191,51 +172,38 @@ cdef void _after_fork_in_child() noexcept nogil:
 cdef str _why = "it was not looked for"
 
 
-cdef void* _symbol(void* handle, str name, list missing):
-    cdef bytes encoded = name.encode()
-    cdef void* found = dlsym(handle, encoded)
-    if found == NULL:
-        missing.append(name)
-    return found
-
-
-cdef list _look_up(void* handle):
-    # Fills the library; the names that it lacks.
+cdef list _fill_library(void* handle):
+    # The names that it lacks.
     cdef list missing = []
-    openssl.version_num = <OpenSSL_version_num_t>_symbol(handle, "OpenSSL_version_num", missing)
-    openssl.read_ex = <SSL_read_ex_t>_symbol(handle, "SSL_read_ex", missing)
-    openssl.write_ex = <SSL_write_ex_t>_symbol(handle, "SSL_write_ex", missing)
-    openssl.get_error = <SSL_get_error_t>_symbol(handle, "SSL_get_error", missing)
-    openssl.has_pending = <SSL_has_pending_t>_symbol(handle, "SSL_has_pending", missing)
-    openssl.set_read_ahead = <SSL_set_read_ahead_t>_symbol(handle, "SSL_set_read_ahead", missing)
-    openssl.set_read_buffer = <SSL_set_default_read_buffer_len_t>_symbol(
+    openssl.version_num = <OpenSSL_version_num_t>look_up(handle, "OpenSSL_version_num", missing)
+    openssl.read_ex = <SSL_read_ex_t>look_up(handle, "SSL_read_ex", missing)
+    openssl.write_ex = <SSL_write_ex_t>look_up(handle, "SSL_write_ex", missing)
+    openssl.get_error = <SSL_get_error_t>look_up(handle, "SSL_get_error", missing)
+    openssl.has_pending = <SSL_has_pending_t>look_up(handle, "SSL_has_pending", missing)
+    openssl.set_read_ahead = <SSL_set_read_ahead_t>look_up(handle, "SSL_set_read_ahead", missing)
+    openssl.set_read_buffer = <SSL_set_default_read_buffer_len_t>look_up(
         handle, "SSL_set_default_read_buffer_len", missing
     )
-    openssl.get_fd = <SSL_get_fd_t>_symbol(handle, "SSL_get_fd", missing)
-    openssl.get_options = <SSL_get_options_t>_symbol(handle, "SSL_get_options", missing)
-    openssl.get_ex_data = <SSL_get_ex_data_t>_symbol(handle, "SSL_get_ex_data", missing)
-    openssl.clear_error = <ERR_clear_error_t>_symbol(handle, "ERR_clear_error", missing)
-    openssl.peek_error = <ERR_peek_error_t>_symbol(handle, "ERR_peek_error", missing)
-    openssl.reason_string = <ERR_reason_error_string_t>_symbol(
+    openssl.get_fd = <SSL_get_fd_t>look_up(handle, "SSL_get_fd", missing)
+    openssl.get_options = <SSL_get_options_t>look_up(handle, "SSL_get_options", missing)
+    openssl.get_ex_data = <SSL_get_ex_data_t>look_up(handle, "SSL_get_ex_data", missing)
+    openssl.clear_error = <ERR_clear_error_t>look_up(handle, "ERR_clear_error", missing)
+    openssl.peek_error = <ERR_peek_error_t>look_up(handle, "ERR_peek_error", missing)
+    openssl.reason_string = <ERR_reason_error_string_t>look_up(
         handle, "ERR_reason_error_string", missing
     )
-    openssl.get_ex_new_index = <CRYPTO_get_ex_new_index_t>_symbol(
+    openssl.get_ex_new_index = <CRYPTO_get_ex_new_index_t>look_up(
         handle, "CRYPTO_get_ex_new_index", missing
     )
-    openssl.set_ex_data = <CRYPTO_set_ex_data_t>_symbol(handle, "CRYPTO_set_ex_data", missing)
-    openssl.get_ex_data_of = <CRYPTO_get_ex_data_t>_symbol(handle, "CRYPTO_get_ex_data", missing)
+    openssl.set_ex_data = <CRYPTO_set_ex_data_t>look_up(handle, "CRYPTO_set_ex_data", missing)
+    openssl.get_ex_data_of = <CRYPTO_get_ex_data_t>look_up(handle, "CRYPTO_get_ex_data", missing)
     return missing
 
 
-cdef void* _open() except NULL:
-    # What is built into the interpreter is looked for in the whole process.
-    cdef object path = getattr(import_module("_ssl"), "__file__", None)
-    cdef bytes encoded = b"" if path is None else os.fsencode(path)
-    cdef const char* name = encoded
-    cdef void* handle = dlopen(name if len(encoded) else NULL, RTLD_LAZY)
-    if handle == NULL:
-        raise ImportError(dlerror().decode(errors="replace"))
-    return handle
+cdef bytes _path():
+    # Of the extension that is linked to it; of the interpreter, "", where it is built in.
+    path = getattr(import_module("_ssl"), "__file__", None)
+    return b"" if path is None else os.fsencode(path)
 
 
 cdef str _try_out():
@@ -274,7 +242,7 @@ cdef str _settle():
     # Its relatives have functions of the same names with other parameters.
     if not ssl.OPENSSL_VERSION.startswith("OpenSSL "):
         return f"Python's ssl uses {ssl.OPENSSL_VERSION}"
-    missing = _look_up(_open())
+    missing = _fill_library(open_library(_path()))
     if missing:
         return f"{ssl.OPENSSL_VERSION} does not export {', '.join(missing)}"
     if openssl.version_num() != <unsigned long>ssl.OPENSSL_VERSION_NUMBER:
