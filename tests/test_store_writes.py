@@ -194,6 +194,22 @@ async def test_a_server_may_keep_its_directories_but_not_fail(
     assert listed.objects == {"c": b""}
 
 
+async def test_nothing_is_cleared_where_nothing_is_deleted(
+    scripted: Callable[..., ScriptedServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that takes PUT alone: an empty store can be begun anew all the same."""
+    listed = Listed({})
+    server = scripted(lambda r: status(405) if r.method == "DELETE" else listed(r))
+    store = FastStore(server.url, read_only=False)
+    with caplog.at_level("DEBUG", logger="zfast"):
+        await store.clear()
+    assert ".zgroup: status 405, it stays" in caplog.text
+    await store.set("k", buffer(b"1"))
+    with pytest.raises(zfast.NotWritableError, match="DELETE"):
+        await store.clear()
+    assert listed.objects == {"k": b"1"}
+
+
 async def test_no_partial_writes() -> None:
     store = FastStore("http://localhost:1/", read_only=False)
     assert store.supports_partial_writes is False

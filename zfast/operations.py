@@ -5,6 +5,7 @@ Written once for both faces: how the batches are waited for is the client's busi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -34,6 +35,8 @@ __all__ = [
     "read_error",
 ]
 
+_log = logging.getLogger("zfast")
+
 T = TypeVar("T")
 OnError = Literal["raise", "return"]
 NewBatch = Callable[..., Batch]
@@ -49,9 +52,9 @@ ZARR_2_DOCUMENTS = frozenset((".zarray", ".zattrs", ".zgroup", ".zmetadata"))
 _LISTED_AT_ONCE = 256
 # What a server without index pages answers for a directory: nginx and Apache 403, others 405.
 _NO_INDEX = (401, 403, 405)
-# What one that keeps its directories, or has none, answers where one is to be deleted; another
-# status is a failure, and told.
-_NO_DIRECTORIES = (400, 403, 405, 409, 501)
+# What one answers that keeps its directories, has none, or takes no DELETE, where all listed keys
+# are gone and only what no page shows is left; another status is a failure, and told.
+_NOT_DELETED = (400, 403, 405, 409, 501)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,20 +293,24 @@ class Operations:
         keys, directories = yield from self._walk(prefix, new_batch)
         if not directories:
             return
-        hidden = () if prefix else ZARR_2_DOCUMENTS.difference(keys)
-        yield from self.delete_many([*keys, *hidden], new_batch)
+        yield from self.delete_many(keys, new_batch)
         # The base stays. A directory goes with all that is in it (RFC 4918, section 9.6.1): those
         # below, and what an index page does not show.
         depth = max(prefix.count("/"), 1)
-        outermost = [name for name in directories if name.count("/") == depth]
+        place = self.location
+        left = [(d, place.directory_target(d)) for d in directories if d.count("/") == depth]
+        if not prefix:
+            left += [(key, place.target(key)) for key in ZARR_2_DOCUMENTS.difference(keys)]
         batch = new_batch()
         origin = self.origin()
-        for name in outermost:
-            batch.add(self.policy, origin, _DELETE, self.location.directory_target(name))
+        for _, target in left:
+            batch.add(self.policy, origin, _DELETE, target)
         yield batch
         for index in batch.failures():
-            if batch.outcome(index)["status"] not in _NO_DIRECTORIES:
-                raise self.error(batch, index, outermost[index], method="DELETE")
+            name, status = left[index][0], batch.outcome(index)["status"]
+            if status not in _NOT_DELETED:
+                raise self.error(batch, index, name, method="DELETE")
+            _log.debug("DELETE of %s: status %d, it stays", place.display(name), status)
 
     # ---------------------------------------------------------------------------------- listing
 
