@@ -228,6 +228,21 @@ def test_many_threads_and_one_place(near: Nginx) -> None:
         assert min(done.result() for done in reading) > 0
 
 
+@pytest.mark.parametrize("kind", ["raw", "zstd", "sharded"])
+def test_windows_of_many_threads_while_one_attends(near: Nginx, kind: str) -> None:
+    array = zarr.open_array(store=FastStore(f"{near.url}/{kind}", deadline=20), mode="r")
+    before = attended()
+
+    def read(number: int) -> None:
+        for at in range(number, number + ROUNDS):
+            np.testing.assert_array_equal(array[window(at)], VALUES[window(at)])
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(read, range(0, 600, 100)))
+    read(0)
+    assert attended() > before
+
+
 def test_a_deadline_while_attended(near: Nginx) -> None:
     client = Client(near.url)
     warm(client)

@@ -127,7 +127,7 @@ cdef class Engine:
         s.dice = int.from_bytes(os.urandom(8), "little") | 1
         s.connections_opened = s.connections_pooled = s.connections_closed = 0
         s.batches_attended = 0
-        s.stopping = s.exiting = s.guest_is_here = s.guest_is_expected = False
+        s.stopping = s.exiting = s.guest_is_here = s.guest_is_expected = s.guest_settles = False
         s.guest = io_threads
         for index in range(io_threads):
             self.threads.push_back(self._new_thread(index))

@@ -51,7 +51,10 @@ cdef void scheduler_finish(Scheduler* s, Request* request, Status code) noexcept
     if code == STATUS_OK and request.pieces == NULL:
         s.backlog += request.delivered
     s.jobs.push_back(request)
-    pthread_cond_signal(&s.jobs_waiting)
+    # The guest does the first itself: whoever it woke for it would come too late, and often to the
+    # guest's own core.
+    if not s.guest_settles or s.jobs.size() > 1:
+        pthread_cond_signal(&s.jobs_waiting)
 
 
 cdef void scheduler_end(Scheduler* s, Request* request, Status code) noexcept nogil:

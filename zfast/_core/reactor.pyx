@@ -10,7 +10,12 @@ from libc.math cimport ceil, fmax, fmin
 from zfast._core.codecs cimport Decoder
 from zfast._core.decoding cimport decoding_has, decoding_help
 from zfast._core.exchange cimport CONCLUDED_BROKEN, PHASE_IDLE, Exchange
-from zfast._core.extern.pthread cimport pthread_mutex_lock, pthread_mutex_unlock, sched_yield
+from zfast._core.extern.pthread cimport (
+    pthread_cond_signal,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+    sched_yield,
+)
 from zfast._core.extern.sockets cimport MSG_DONTWAIT, POLLIN, poll, pollfd, recv
 from zfast._core.finishing cimport scheduler_finish
 from zfast._core.leases cimport (
@@ -321,7 +326,7 @@ cdef bint reactor_attend(
     # The calling thread does the work of an I/O thread, and of a decode thread, for a batch that it
     # waits for; until then at most. Whether the batch is done.
     cdef Scheduler* s = thread.scheduler
-    cdef bint decodes, done
+    cdef bint decodes, done, leaves
     cdef double now
     cdef long long index
     pthread_mutex_lock(&s.lock)
@@ -332,11 +337,16 @@ cdef bint reactor_attend(
     s.guest_is_here = not s.stopping
     while s.guest_is_here:
         now = monotonic()
+        s.guest_settles = True
         _carry_on(thread, now)
-        if batch.done or now >= until or s.stopping:
+        s.guest_settles = False
+        leaves = batch.done or now >= until or s.stopping
+        decodes = not leaves and decoding_has(s, batch)
+        if not decodes and not s.jobs.empty():
+            pthread_cond_signal(&s.jobs_waiting)
+        if leaves:
             _hand_over(thread)
             break
-        decodes = decoding_has(s, batch)
         pthread_mutex_unlock(&s.lock)
         _begin(thread, now)
         if not decodes:

@@ -125,6 +125,7 @@ cdef cppclass Scheduler:
     int guest                       # its index
     bint guest_is_expected          # somebody was admitted, and has its place
     bint guest_is_here
+    bint guest_settles              # it holds the lock, and looks at the jobs before it goes
     vector[Origin*] pending         # origins with waiting requests
     Lease* adopted                  # the one that is being adopted, else NULL
     unordered_map[long long, Origin*] origins
