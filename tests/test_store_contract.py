@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis import HealthCheck, assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from servers.caddy import find_caddy, writable
 from servers.listed import Listed
 from servers.nginx import Nginx, find_nginx, has_dav
@@ -22,6 +23,7 @@ pytest.importorskip("zarr", minversion="3.0", reason="the contract of zarr 3")
 from zarr.core.buffer import Buffer, cpu
 from zarr.testing.stateful import ZarrHierarchyStateMachine, ZarrStoreStateMachine
 from zarr.testing.store import StoreTests
+from zarr.testing.strategies import keys
 
 from zfast import FastStore
 
@@ -112,11 +114,33 @@ def test_any_course_of_operations(
     _run(afresh)
 
 
+class KeysOfFiles(ZarrStoreStateMachine):
+    """Of `0` and `0/0` there can be but one file, and a directory outlives what was in it."""
+
+    def __init__(self, store: FastStore) -> None:
+        super().__init__(store)
+        self.directories: set[str] = set()
+
+    @rule(key=keys(), data=st.binary(max_size=100))
+    def set(self, key: str, data: bytes) -> None:
+        above = {key[:at] for at, letter in enumerate(key) if letter == "/"}
+        assume(key not in self.directories and not above & self.model.keys())
+        super().set(key, data)
+        self.directories |= above
+
+    @rule()
+    def clear(self) -> None:
+        super().clear()
+        self.directories.clear()
+
+
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
 @pytest.mark.filterwarnings("ignore:The data type .* does not have a Zarr V3 specification")
 @pytest.mark.timeout(60 + 3 * EXAMPLES)
-def test_any_course_of_hierarchies_in_files(dav: Nginx, tmp_path: Path) -> None:
-    """The keys of the other machine are no files: of `0` and `0/0` there can be but one."""
+@pytest.mark.parametrize("machine", [KeysOfFiles, ZarrHierarchyStateMachine])
+def test_any_course_of_operations_on_files(
+    dav: Nginx, tmp_path: Path, machine: Callable[[FastStore], RuleBasedStateMachine]
+) -> None:
     if find_caddy() is None:
         pytest.skip("there is no Caddy")
     numbers = itertools.count()
@@ -124,7 +148,7 @@ def test_any_course_of_hierarchies_in_files(dav: Nginx, tmp_path: Path) -> None:
 
         def afresh() -> RuleBasedStateMachine:
             folder = f"{tmp_path.name}-{next(numbers)}"
-            return ZarrHierarchyStateMachine(FastStore(f"{server.url}/{folder}", read_only=False))
+            return machine(FastStore(f"{server.url}/{folder}", read_only=False))
 
         _run(afresh)
 
