@@ -182,8 +182,8 @@ cdef class Engine:
         cdef sigset_t before
         cdef DecodeThread* thread
         cdef int error = 0
-        if self.stopped:
-            # Nothing is decoded any more, and nobody would join them.
+        if self.stopped or <int>self.decode_threads.size() >= self.max_decode_threads:
+            # Once stopped, nothing is decoded any more, and nobody would join them.
             return
         sigfillset(&everything)
         pthread_sigmask(SIG_BLOCK, &everything, &before)
