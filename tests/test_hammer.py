@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,12 @@ import urllib3
 import zarr
 from servers.leaks import open_descriptors, wait_until
 from servers.nginx import Nginx, has_dav
+from servers.script import in_child
 from servers.threads import together
 
 pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
 
+from zarr.api.asynchronous import open_array as open_async
 from zarr.core.buffer import cpu, default_buffer_prototype
 
 import zfast
@@ -117,6 +121,34 @@ def test_one_array_object_in_many_threads(store: FastStore) -> None:
             np.testing.assert_array_equal(array[at:, at::2], VALUES[at:, at::2])
 
     together(THREADS, work)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc: threads uncounted")
+def test_the_first_reads_of_many_loops_start_the_threads_once(store: FastStore) -> None:
+    def native_threads() -> int:
+        return len(os.listdir("/proc/self/task")) - threading.active_count()
+
+    async def read(number: int, meet: threading.Barrier) -> None:
+        array = await open_async(store=store, path="zstd", mode="r")
+        meet.wait(60)
+        wanted = VALUES[number::5, number::3].ravel()
+        # By single elements: what all loops share of the array is made by the first.
+        rows, columns = np.indices(VALUES.shape)
+        found = await array.get_coordinate_selection(
+            (rows[number::5, number::3].ravel(), columns[number::5, number::3].ravel())
+        )
+        np.testing.assert_array_equal(found, wanted)
+
+    def first_reads() -> None:
+        before = native_threads()
+        meet = threading.Barrier(THREADS)
+        together(THREADS, lambda number: asyncio.run(read(number, meet)))
+        # A thread of Python's has not ended yet when it was counted out.
+        wait_until(lambda: native_threads() == before + 2 + 3)
+
+    with zfast.config.set(io_threads=2, decode_threads=3):
+        for _ in range(5):
+            in_child(first_reads)
 
 
 @free_threaded

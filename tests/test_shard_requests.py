@@ -5,8 +5,11 @@ At most one index request a shard in the life of a store, one GET a coalesced ru
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -232,6 +235,35 @@ def test_readers_at_once_share_one_index_request(nginx: Site) -> None:
     assert found.count(INDEX["end"]) == 1
     # A window touches one inner chunk or two, which may be apart.
     assert READERS <= len(found) - 1 <= 2 * READERS
+
+
+@pytest.fixture
+def turns_at_every_step() -> Iterator[None]:
+    """Threads take turns as often as Python lets them."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("turns_at_every_step")
+def test_readers_in_loops_of_their_own_share_one_index_request(nginx: Site) -> None:
+    nginx.write(stored())
+
+    def read_by_loops(array: Any) -> None:
+        meet = threading.Barrier(READERS)
+
+        async def read(window: Window) -> None:
+            meet.wait(60)
+            np.testing.assert_array_equal(await array.getitem(window), VALUES[window])
+
+        with ThreadPoolExecutor(READERS) as threads:
+            list(threads.map(lambda window: asyncio.run(read(window)), windows_of_one_shard()))
+
+    for _ in range(10):
+        array = opened(FastStore(nginx.url)).async_array
+        found = asked(nginx, functools.partial(read_by_loops, array))
+        assert [request.range for request in found].count(INDEX["end"]) == 1
 
 
 def test_readers_that_come_while_an_index_is_read_wait_for_it(scripted: Scripted) -> None:

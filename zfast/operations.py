@@ -131,7 +131,11 @@ class Operations:
         """The shard indexes that were read through this engine so far; see `ShardIndexes`."""
         indexes = self._indexes
         if indexes is None or indexes.engine is not engine:
-            indexes = self._indexes = ShardIndexes(engine, limit, suffix_ranges)
+            # Of loops in several threads that all read their first, each has to find the same.
+            with runtime.fork_guard:
+                indexes = self._indexes
+                if indexes is None or indexes.engine is not engine:
+                    indexes = self._indexes = ShardIndexes(engine, limit, suffix_ranges)
         return indexes
 
     def _change(self, batch: Batch, targets: Sequence[bytes]) -> Steps[None]:

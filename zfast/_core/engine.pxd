@@ -25,6 +25,7 @@ cdef class Engine:
     cdef _start(self)
     cdef _end_decoding(self)
     cdef ensure_decode_threads(self)
+    cdef _start_decoding(self)
     cdef _close_leases(self)
     cdef reap(self)
     cdef ensure_usable(self)

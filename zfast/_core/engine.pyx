@@ -6,6 +6,8 @@ There is one a process; a forked child abandons its parent's and starts its own.
 import os
 import socket
 
+cimport cython
+
 from libc.errno cimport ENOMEM
 from libc.stdlib cimport free, malloc
 from libcpp.vector cimport vector
@@ -178,6 +180,11 @@ cdef class Engine:
             raise OSError(error, "the engine's threads did not start")
 
     cdef ensure_decode_threads(self):
+        # Without a GIL two first reads would both start them, and `stop` would miss some.
+        with cython.critical_section(self):
+            self._start_decoding()
+
+    cdef _start_decoding(self):
         cdef sigset_t everything
         cdef sigset_t before
         cdef DecodeThread* thread
@@ -329,9 +336,12 @@ cdef class Engine:
         cdef Thread* thread
         if self.stopped or self.pid != getpid():
             return
+        with cython.critical_section(self):
+            pthread_mutex_lock(&s.lock)
+            s.exiting = exiting
+            self.stopped = True
+            pthread_mutex_unlock(&s.lock)
         pthread_mutex_lock(&s.lock)
-        s.exiting = exiting
-        self.stopped = True
         for entry in s.batches:
             batches.push_back(entry.second)
         for batch in batches:

@@ -6,6 +6,8 @@ read whole and taken apart here; the shards of an array itself the assembly read
 
 import math
 
+cimport cython
+
 from zfast._core.codecs cimport (
     CodecStep,
     Decoder,
@@ -285,17 +287,19 @@ cdef class Recipe:
         del self.chain
 
     cdef const Chain* flat_chain(self):
-        # The same chunk as one dimension, for selections that name single elements.
+        # The same chunk as one dimension, for selections that name single elements. Without a GIL
+        # two threads that share an array may both be the first to want it.
         cdef Chain* flat
-        if self.flat == NULL:
-            flat = new Chain()
-            flat.layout.ndim = 1
-            flat.layout.item_size = self.chain.layout.item_size
-            flat.layout.swap = self.chain.layout.swap
-            flat.layout.shape[0] = <Py_ssize_t>(self.chain.size // self.chain.layout.item_size)
-            flat.size = self.chain.size
-            flat.steps = self.chain.steps
-            self.flat = flat
+        with cython.critical_section(self):
+            if self.flat == NULL:
+                flat = new Chain()
+                flat.layout.ndim = 1
+                flat.layout.item_size = self.chain.layout.item_size
+                flat.layout.swap = self.chain.layout.swap
+                flat.layout.shape[0] = <Py_ssize_t>(self.chain.size // self.chain.layout.item_size)
+                flat.size = self.chain.size
+                flat.steps = self.chain.steps
+                self.flat = flat
         return self.flat
 
     @property
