@@ -55,6 +55,9 @@ def near(start: Start, tmp_path: Path) -> Any:
             path = root / name / key.removeprefix("a/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(value)
+    (root / "absent").mkdir()
+    absent = format_3((512, 512), [(512, 512)], "<f4", [bytes_codec()]).document
+    (root / "absent/zarr.json").write_text(json.dumps(absent))
     slow = format_3((len(BODY),), [(len(BODY),)], "|u1", [bytes_codec()]).document
     (root / "slow/c").mkdir(parents=True)
     (root / "slow/zarr.json").write_text(json.dumps(slow))
@@ -229,17 +232,26 @@ def test_many_threads_and_one_place(near: Nginx) -> None:
 
 
 @pytest.mark.parametrize("kind", ["raw", "zstd", "sharded"])
-def test_windows_of_many_threads_while_one_attends(near: Nginx, kind: str) -> None:
+def test_windows_of_many_loops_while_one_attends(near: Nginx, kind: str) -> None:
     array = zarr.open_array(store=FastStore(f"{near.url}/{kind}", deadline=20), mode="r")
-    before = attended()
 
-    def read(number: int) -> None:
+    async def read(number: int) -> None:
         for at in range(number, number + ROUNDS):
-            np.testing.assert_array_equal(array[window(at)], VALUES[window(at)])
+            found = await array.async_array.getitem(window(at))
+            np.testing.assert_array_equal(found, VALUES[window(at)])
 
+    before = attended()
     with ThreadPoolExecutor(6) as threads:
-        list(threads.map(read, range(0, 600, 100)))
-    read(0)
+        list(threads.map(lambda number: asyncio.run(read(number)), range(0, 600, 100)))
+    assert attended() > before
+
+
+def test_chunks_too_large_for_whoever_attends(near: Nginx) -> None:
+    # To fill a window of them is a decode thread's work.
+    array = zarr.open_array(store=FastStore(f"{near.url}/absent", deadline=5), mode="r")
+    before = attended()
+    for number in range(ROUNDS):
+        np.testing.assert_array_equal(array[window(number)], np.zeros((20, 20)))
     assert attended() > before
 
 

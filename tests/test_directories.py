@@ -33,6 +33,15 @@ def test_a_directory_is_not_there(site: Site) -> None:
     assert "group/c/0" in store
 
 
+async def test_a_file_is_no_directory(site: Site) -> None:
+    store = zfast.FastStore(site.url)
+    assert [key async for key in store.list_prefix("group/c/0/")] == []
+    assert [name async for name in store.list_dir("group/c/0")] == []
+    assert await store.getsize_prefix("group/c/0") == 0
+    assert await store.is_empty("group/c/0")
+    assert [name async for name in store.list_dir("group/c")] == ["0"]
+
+
 def test_a_url_may_lead_to_a_directory(site: Site) -> None:
     """`cat_ranges` reads URLs, not keys: what a redirect leads to is what was asked for."""
     (page,) = zfast.cat_ranges([f"{site.url.rstrip('/')}/group"])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,27 +129,26 @@ def test_the_first_reads_of_many_loops_start_the_threads_once(store: FastStore) 
     def native_threads() -> int:
         return len(os.listdir("/proc/self/task")) - threading.active_count()
 
-    async def read(number: int, meet: threading.Barrier) -> None:
-        array = await open_async(store=store, path="zstd", mode="r")
-        meet.wait(60)
-        wanted = VALUES[number::5, number::3].ravel()
-        # By single elements: what all loops share of the array is made by the first.
-        rows, columns = np.indices(VALUES.shape)
-        found = await array.get_coordinate_selection(
-            (rows[number::5, number::3].ravel(), columns[number::5, number::3].ravel())
-        )
-        np.testing.assert_array_equal(found, wanted)
+    async def read(array: Any, number: int, meet: threading.Barrier) -> None:
+        meet.wait(10)
+        # By single elements: what that takes of the array's recipe is made by the first, for all.
+        rows, columns = (at[number::5, number::3].ravel() for at in np.indices(VALUES.shape))
+        found = await array.get_coordinate_selection((rows, columns))
+        np.testing.assert_array_equal(found, VALUES[rows, columns])
 
-    def first_reads() -> None:
+    def first_reads() -> int:
         before = native_threads()
+        array = asyncio.run(open_async(store=store, path="zstd", mode="r"))
         meet = threading.Barrier(THREADS)
-        together(THREADS, lambda number: asyncio.run(read(number, meet)))
+        together(THREADS, lambda number: asyncio.run(read(array, number, meet)))
         # A thread of Python's has not ended yet when it was counted out.
-        wait_until(lambda: native_threads() == before + 2 + 3)
+        deadline = time.monotonic() + 10
+        while native_threads() != before + 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return native_threads() - before
 
     with zfast.config.set(io_threads=2, decode_threads=3):
-        for _ in range(5):
-            in_child(first_reads)
+        assert [in_child(first_reads) for _ in range(5)] == [5] * 5
 
 
 @free_threaded

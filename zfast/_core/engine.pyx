@@ -334,23 +334,21 @@ cdef class Engine:
         cdef Scheduler* s = self.scheduler
         cdef vector[BatchState*] batches
         cdef Thread* thread
-        if self.stopped or self.pid != getpid():
-            return
         with cython.critical_section(self):
+            if self.stopped or self.pid != getpid():
+                return
             pthread_mutex_lock(&s.lock)
             s.exiting = exiting
             self.stopped = True
+            for entry in s.batches:
+                batches.push_back(entry.second)
+            for batch in batches:
+                scheduler_cancel(s, batch, -1, STATUS_CLOSED)
+            s.stopping = True
+            for worker in s.workers:
+                wake(worker)
+            pthread_cond_broadcast(&s.calls_waiting)
             pthread_mutex_unlock(&s.lock)
-        pthread_mutex_lock(&s.lock)
-        for entry in s.batches:
-            batches.push_back(entry.second)
-        for batch in batches:
-            scheduler_cancel(s, batch, -1, STATUS_CLOSED)
-        s.stopping = True
-        for worker in s.workers:
-            wake(worker)
-        pthread_cond_broadcast(&s.calls_waiting)
-        pthread_mutex_unlock(&s.lock)
         with nogil:
             for thread in self.threads:
                 pthread_join(thread.handle, NULL)

@@ -51,8 +51,8 @@ cdef void scheduler_finish(Scheduler* s, Request* request, Status code) noexcept
     if code == STATUS_OK and request.pieces == NULL:
         s.backlog += request.delivered
     s.jobs.push_back(request)
-    # The guest does the first itself: whoever it woke for it would come too late, and often to the
-    # guest's own core.
+    # The guest looks at the first before it lets go of the lock, and does it or wakes somebody: who
+    # was woken for what it does itself would come too late, and often to its own core.
     if not s.guest_settles or s.jobs.size() > 1:
         pthread_cond_signal(&s.jobs_waiting)
 

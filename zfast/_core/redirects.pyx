@@ -12,17 +12,27 @@ from zfast._core.leases cimport call_python
 from zfast._core.request_head cimport http1_is_target
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport CALL_REDIRECT, NOBODY, BatchState
-from zfast._core.types cimport METHOD_DELETE, STATUS_REDIRECT
+from zfast._core.types cimport METHOD_DELETE, STATUS_MISSING, STATUS_REDIRECT
+
+
+cdef bint _has_slash_more(const string* target, const string* other) noexcept nogil:
+    # Whether the path of the one is that of the other and a slash.
+    cdef size_t size = min(target.find(b"?"), target.size())
+    cdef size_t less = min(other.find(b"?"), other.size())
+    return (
+        size == less + 1 and dereference(target)[less] == c"/"
+        and target.compare(0, less, dereference(other), 0, less) == 0
+    )
 
 
 cdef bint _names_directory(Request* request, const string* target) noexcept nogil:
     # Servers answer for a directory by sending to its index page, which is no value of a key.
-    cdef size_t size = min(request.target.find(b"?"), request.target.size())
-    cdef size_t other = min(target.find(b"?"), target.size())
-    return (
-        request.profile.keys_only and other == size + 1 and dereference(target)[size] == c"/"
-        and target.compare(0, size, request.target, 0, size) == 0
-    )
+    return request.profile.keys_only and _has_slash_more(target, &request.target)
+
+
+cdef bint _names_file(Request* request, const string* target) noexcept nogil:
+    # And for a directory's index page, where a file has its name, Caddy sends to that.
+    return request.profile.keys_only and _has_slash_more(&request.target, target)
 
 
 cdef bint _deletes_directory(Request* request) noexcept nogil:
@@ -68,6 +78,9 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
         if _names_directory(request, location):
             _refuse_directory(s, request)
             return
+        if _names_file(request, location):
+            scheduler_finish(s, request, STATUS_MISSING)
+            return
         request.target = dereference(location)
         lanes_enqueue(s, request, True)
     else:
@@ -87,6 +100,8 @@ cdef void scheduler_redirected(
         scheduler_finish(s, request, STATUS_REDIRECT)
     elif not foreign and _names_directory(request, &target):
         _refuse_directory(s, request)
+    elif not foreign and _names_file(request, &target):
+        scheduler_finish(s, request, STATUS_MISSING)
     else:
         request.origin = origin
         request.endpoint = &origin.endpoint
