@@ -429,7 +429,14 @@ def _fill(stack: contextlib.ExitStack, listener: socket.socket) -> None:
             filler.connect(listener.getsockname())
 
 
+_used_ports: set[int] = set()
+
+
 def _bound(host: str, port: int) -> socket.socket:
+    """A socket at an address; where the port is 0, at one that no server of this process had.
+
+    zfast would go on from what the server before bore, such as two requests at once after a 503.
+    """
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -437,6 +444,12 @@ def _bound(host: str, port: int) -> socket.socket:
     except BaseException:
         sock.close()
         raise
+    found = sock.getsockname()[1]
+    if port == 0 and found in _used_ports:
+        # Kept until there is another, or it might be found again.
+        with sock:
+            return _bound(host, 0)
+    _used_ports.add(found)
     return sock
 
 
