@@ -124,10 +124,8 @@ def test_one_array_object_in_many_threads(store: FastStore) -> None:
     together(THREADS, work)
 
 
+@free_threaded
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc: threads uncounted")
-@pytest.mark.skipif(
-    not hasattr(zarr.AsyncArray, "get_coordinate_selection"), reason="not in this zarr's AsyncArray"
-)
 def test_the_first_reads_of_many_loops_start_the_threads_once(store: FastStore) -> None:
     def native_threads() -> int:
         return len(os.listdir("/proc/self/task")) - threading.active_count()
