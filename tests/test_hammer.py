@@ -142,11 +142,11 @@ def test_the_first_reads_of_many_loops_start_the_threads_once(store: FastStore) 
         array = asyncio.run(open_async(store=store, path="zstd", mode="r"))
         meet = threading.Barrier(THREADS)
         together(THREADS, lambda number: asyncio.run(read(array, number, meet)))
-        # A thread of Python's has not ended yet when it was counted out.
+        # A thread of Python's counts before it has begun, and no more before it has ended.
         deadline = time.monotonic() + 10
-        while native_threads() != before + 5 and time.monotonic() < deadline:
+        while (found := native_threads() - before) != 5 and time.monotonic() < deadline:
             time.sleep(0.01)
-        return native_threads() - before
+        return found
 
     with zfast.config.set(io_threads=2, decode_threads=3):
         assert [in_child(first_reads) for _ in range(5)] == [5] * 5
