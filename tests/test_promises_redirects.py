@@ -99,6 +99,17 @@ def test_several_hops(scripted: Scripted) -> None:
     assert server.keys() == ["key", "1", "2", "3", "end"]
 
 
+@pytest.mark.parametrize("origin", ["", "{origin}", "//127.0.0.1:{port}"])
+def test_a_key_is_there_by_way_of_a_directorys_name(scripted: Scripted, origin: str) -> None:
+    moves = {"key": "/there/key/", "there/key/": ""}
+    server = scripted(moving(moves))
+    moves["there/key/"] = origin.format(origin=server.url.rstrip("/"), port=server.port) + (
+        "/there/key"
+    )
+    assert client_of(server).get("key") == OBJECT
+    assert [request.target for request in server.requests] == ["/key", "/there/key/", "/there/key"]
+
+
 def test_for_one_request_alone(scripted: Scripted) -> None:
     server = scripted(moving({"key": "/there"}, 308))
     client = client_of(server)

@@ -31,8 +31,12 @@ cdef bint _names_directory(Request* request, const string* target) noexcept nogi
 
 
 cdef bint _names_file(Request* request, const string* target) noexcept nogil:
-    # And for a directory's index page, where a file has its name, Caddy sends to that.
-    return request.profile.keys_only and _has_slash_more(&request.target, target)
+    # Where a file has a directory's name, Caddy sends there who asks for the index page. Behind
+    # another redirect the slash is the server's own, and what was asked for may be a key.
+    return (
+        request.profile.keys_only and request.retries.redirects == 1
+        and _has_slash_more(&request.target, target)
+    )
 
 
 cdef bint _deletes_directory(Request* request) noexcept nogil:
