@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Collector", "Read", "names_object"]
 
 _GET = int(Method.GET)
-_OK, _MISSING = int(Status.OK), int(Status.MISSING)
+_MISSING = int(Status.MISSING)
 
 
 def names_object(key: object) -> bool:
@@ -93,17 +93,14 @@ class _Flight:
             operations.ignores_ranges = operations.ignores_ranges or batch.range_ignored
             return
         wanted, reads = self._served[index]
-        reads = [read for read in reads if not read.done()]
-        code = batch.code(index)
-        if code == _OK:
-            body = batch.body(index)
-            assert body is not None
-            for read in reads:
+        body = batch.body(index)
+        for read in reads:
+            if read.done():
+                continue
+            if body is not None:
                 exact = read.wanted == wanted
                 read.set_result(body if exact else body.part(*bounds(read.wanted, len(body))))
-            return
-        for read in reads:
-            if code == _MISSING:
+            elif batch.code(index) == _MISSING:
                 read.set_result(None)
             else:
                 read.set_exception(operations.error(batch, index, read.key, read.byte_range))
@@ -217,7 +214,10 @@ class Collector:
         origin = operations.origin()
         batch = Batch(hub.engine, client._deadline, hub.waker, each=True)
         flight = _Flight(operations, batch)
-        wishes = ((read.target, read.wanted) for read in reads)
-        for wanted, members in grouped(wishes, operations.ignores_ranges):
-            flight.add(origin, wanted, [reads[at] for at in members])
+        if operations.ignores_ranges:
+            for wanted, members in grouped((read.target, read.wanted) for read in reads):
+                flight.add(origin, wanted, [reads[at] for at in members])
+        else:
+            for read in reads:
+                flight.add(origin, read.wanted, [read])
         hub.submit(batch, flight.arrive, hub.attends())

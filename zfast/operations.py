@@ -202,7 +202,7 @@ class Operations:
         # The origin sends the whole object for every range: one request a key, sliced here.
         wanted = [span(byte_range) for _, byte_range in items]
         keys = [key for key, _ in items]
-        groups = grouped(zip(keys, wanted, strict=True), self.ignores_ranges)
+        groups = grouped(zip(keys, wanted, strict=True))
         batch = new_batch(fail_fast=on_error == "raise")
         origin = self.origin()
         for asked, members in groups:

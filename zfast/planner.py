@@ -94,23 +94,20 @@ def _between(start: Any, end: Any) -> Span:
     return (_BOUNDED, first, past) if past > first else (_EMPTY, 0, 0)
 
 
-def grouped(reads: Iterable[tuple[Hashable, Span]], whole: bool) -> list[tuple[Span, list[int]]]:
-    """Say which requests serve some reads.
+def grouped(reads: Iterable[tuple[Hashable, Span]]) -> list[tuple[Span, list[int]]]:
+    """Say which requests serve some reads where every range costs the whole object.
 
     Parameters
     ----------
     reads : iterable of (hashable, Span)
         Of which object, and what of it.
-    whole : bool
-        Every range costs the whole object: several of one object are one request, to be sliced.
 
     Returns
     -------
     list of (Span, list of int)
-        What each request asks for, and the indexes of the reads that it serves.
+        What each request asks for, and the indexes of the reads that it serves: several reads of
+        one object are one request, to be sliced.
     """
-    if not whole:
-        return [(wanted, [at]) for at, (_, wanted) in enumerate(reads)]
     groups: dict[Hashable, tuple[Span, list[int]]] = {}
     for at, (of, wanted) in enumerate(reads):
         if of not in groups:

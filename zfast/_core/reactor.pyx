@@ -236,7 +236,9 @@ cdef bint _has_news(Thread* thread) noexcept nogil:
 cdef bint _comes_at_once(Thread* thread) noexcept nogil:
     # A guest is there for servers that answer sooner than a sleeping core wakes up.
     cdef double until = monotonic() + PATIENCE_SECONDS
-    while monotonic() < until:
+    thread.looked_at = 0
+    while thread.looked_at < until:
+        thread.looked_at = monotonic()
         if poll(thread.polled.data(), thread.polled.size(), 0) > 0:
             return True
         sched_yield()
@@ -246,7 +248,7 @@ cdef bint _comes_at_once(Thread* thread) noexcept nogil:
 cdef bint _move(Thread* thread, double limit) noexcept nogil:
     # Waits for something to do, until `limit` at most (0 none), and moves what can be moved;
     # whether the scheduler has to know.
-    cdef double now = monotonic()
+    cdef double now
     cdef double until = thread.next_check
     if not thread.concluded.empty():
         # Ended as they began: none of them is to be stepped again.
@@ -255,11 +257,12 @@ cdef bint _move(Thread* thread, double limit) noexcept nogil:
         until = thread.next_tick
     if limit > 0 and (until == 0 or limit < until):
         until = limit
-    if limit > 0 and not thread.leases.empty() and _comes_at_once(thread):
-        until = now = monotonic()
-    thread.looked_at = now
-    if poll(thread.polled.data(), thread.polled.size(), _milliseconds(until, now)) < 0:
-        return False
+    if limit == 0 or thread.leases.empty() or not _comes_at_once(thread):
+        thread.looked_at = monotonic()
+        if poll(
+            thread.polled.data(), thread.polled.size(), _milliseconds(until, thread.looked_at)
+        ) < 0:
+            return False
     now = monotonic()
     _step_ready(thread, now)
     if thread.polled[0].revents:
