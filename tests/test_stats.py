@@ -242,6 +242,18 @@ def test_in_flight(scripted: Start) -> None:
     assert client.stats()["in_flight"] == zfast.stats()["in_flight"] == 0
 
 
+def test_the_same_numbers_before_the_first_read(scripted: Start) -> None:
+    def read() -> tuple[dict[str, Any], dict[str, Any]]:
+        before = zfast.stats()
+        assert zfast.Client(server.url).get("key") == b"value"
+        return before, zfast.stats()
+
+    server = scripted(ranged({"key": b"value"}))
+    before, after = in_child(read)
+    assert before.keys() == after.keys()
+    assert before["connections"] == before["max_in_flight"] == 0 < after["max_in_flight"]
+
+
 def test_a_histogram_tells_slow_from_fast(scripted: Start) -> None:
     gate = threading.Event()
     server = scripted(lambda request: [Wait(gate), ok(b"body")])

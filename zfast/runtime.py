@@ -27,12 +27,8 @@ _log = logging.getLogger("zfast")
 # Descriptors that the process keeps for other things than connections.
 _RESERVED_DESCRIPTORS = 32
 _JOIN_SECONDS = 0.5
-# Of the dialling threads: for all the others while one origin does not answer.
-_SPARE_THREADS = 2
-# Enough where a connection opens at once. Where that takes a round trip that one feels, 64 of them
-# by ten threads take seven, and by as many threads one.
+# The engine asks for more where hosts are far.
 _FIRST_THREADS = 10
-_FAR_SECONDS = 0.005
 
 _engine: Engine | None = None
 # The engine that exit has ended.
@@ -94,13 +90,12 @@ def _start() -> Engine:
         connection_limit(max_concurrency),
         setting("idle_timeout"),
         setting("max_head_size"),
-        max(1, setting("dial_threads") - _SPARE_THREADS),
+        setting("dial_threads"),
         setting("decode_threads"),
     )
     _threads.clear()
     try:
-        most = setting("dial_threads")
-        _add_threads(engine, min(_FIRST_THREADS, most), most)
+        _add_threads(engine, min(_FIRST_THREADS, setting("dial_threads")))
     except BaseException:
         # There are too many threads, or the interpreter is shutting down.
         engine.stop()
@@ -108,37 +103,40 @@ def _start() -> Engine:
     return engine
 
 
-def _add_threads(engine: Engine, wanted: int, most: int) -> None:
-    while len(_threads) < min(wanted, most):
-        thread = threading.Thread(
-            target=_serve_calls,
-            args=(engine, most),
-            name=f"zfast-dial-{len(_threads)}",
-            daemon=True,
-        )
-        thread.start()
-        _threads.append(thread)
+def _add_threads(engine: Engine, wanted: int) -> None:
+    try:
+        while len(_threads) < wanted:
+            thread = threading.Thread(
+                target=_serve_calls, args=(engine,), name=f"zfast-dial-{len(_threads)}", daemon=True
+            )
+            thread.start()
+            _threads.append(thread)
+    finally:
+        engine.count_dial_threads(len(_threads), last=len(_threads) < wanted)
 
 
-def _serve_calls(engine: Engine, most: int) -> None:
+def _serve_calls(engine: Engine) -> None:
     calls = Calls(engine)
     while (call := calls.next()) is not None:
-        if not call[0]:
-            continue
-        began = time.monotonic()
-        _answer(calls, call)
-        if call[0] != "dial" or time.monotonic() - began < _FAR_SECONDS or len(_threads) >= most:
-            continue
-        # Who has the lock starts an engine, forks, or ends: nothing to wait for, least of all exit.
-        if _lock.acquire(blocking=False):
-            try:
-                if engine is _engine and not engine.stopped:
-                    _add_threads(engine, engine.snapshot()["dialling"] + _SPARE_THREADS, most)
-            except RuntimeError:
-                # No more threads can be started: those that there are will do.
-                pass
-            finally:
-                _lock.release()
+        what, number, _ = call
+        if what == "threads":
+            _grow(engine, number)
+        elif what:
+            _answer(calls, call)
+
+
+def _grow(engine: Engine, wanted: int) -> None:
+    # Who has the lock starts an engine, forks, or ends: nothing to wait for, least of all exit.
+    if not _lock.acquire(blocking=False):
+        return
+    try:
+        if engine is _engine and not engine.stopped:
+            _add_threads(engine, wanted)
+    except RuntimeError:
+        # No more threads can be started: those that there are will do.
+        _log.debug("%d threads open connections: no more can be started", len(_threads))
+    finally:
+        _lock.release()
 
 
 def _answer(calls: Calls, call: tuple[str, int, int]) -> None:

@@ -11,6 +11,7 @@ import zarr
 
 from zfast import connections, runtime
 from zfast._core import codecs
+from zfast._core.engine import MOMENT
 from zfast._core.policy import process_counters
 from zfast.config import SETTINGS, setting, source
 
@@ -37,12 +38,14 @@ def stats() -> dict[str, Any]:
         Of the process also ``connections_pooled`` (those that came open out of a urllib3 pool),
         ``connections_closed``, ``connections_through_python``, ``batches_attended`` (small ones,
         whose I/O the thread did that waited for them), and of this moment ``in_flight``,
-        ``connections``, ``dialling``, ``delayed`` and their limits.
+        ``connections``, ``dialling``, ``delayed`` and their limits; all 0 before the first read.
     """
     numbers = process_counters()
     engine = runtime.running()
     if engine is not None and not engine.stopped:
         numbers |= engine.snapshot()
+    else:
+        numbers |= dict.fromkeys(MOMENT, 0)
     numbers["connections_through_python"] = connections.relayed()
     return numbers
 

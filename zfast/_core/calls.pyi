@@ -18,9 +18,9 @@ class Calls:
         Returns
         -------
         tuple of (str, int, int) or None
-            ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index), or
-            None when the engine has stopped. On a free-threaded Python also ("", 0, 0) now and
-            then, which is for the thread itself.
+            ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index),
+            ("threads", how many are needed, 0), or None when the engine has stopped. On a
+            free-threaded Python also ("", 0, 0) now and then, which is for the thread itself.
         """
 
     def adopt(

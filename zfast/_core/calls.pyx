@@ -49,6 +49,21 @@ cdef extern from *:
     """
     const double AWAY_SECONDS "ZFAST_AWAY_SECONDS"
 
+cdef enum:
+    # For all the others while one origin does not answer.
+    SPARE_THREADS = 2
+
+# Few threads are enough where a connection opens at once. Where that takes a round trip that one
+# feels, 64 connections by eight threads take eight of them, and by as many threads one.
+cdef double FAR_SECONDS = 0.005
+
+
+cdef bint _may_dial(Scheduler* s, const Origin* origin) noexcept nogil:
+    if s.dial_threads < s.max_dial_threads and s.dials_begun >= s.dial_threads - 1:
+        # The last one looks on: it sees when more are needed.
+        return False
+    return origin.dials_begun < max(1, s.dial_threads - SPARE_THREADS)
+
 
 cdef long _callable(Scheduler* s) noexcept nogil:
     # Index of the call to serve next, -1 for none. What is quick goes first, and a host that
@@ -58,15 +73,27 @@ cdef long _callable(Scheduler* s) noexcept nogil:
     for index in range(s.calls.size()):
         if s.calls[index].kind != CALL_DIAL:
             return <long>index
-        if dial < 0 and (
-            s.stopping or s.origins[s.calls[index].id].dials_begun < s.max_dials_of_one
-        ):
+        if dial < 0 and (s.stopping or _may_dial(s, s.origins[s.calls[index].id])):
             dial = <long>index
     return dial
 
 
+cdef bint _are_far(Scheduler* s) noexcept nogil:
+    # Waits while dials end one after another; whether none has for too long.
+    cdef double now = monotonic()
+    cdef double left = s.dialled_at + FAR_SECONDS - now
+    if left > 0:
+        rest(&s.calls_waiting, &s.lock, left)
+        return False
+    # One thread that says so is enough.
+    s.dialled_at = now
+    return True
+
+
 cdef void _dial_ended(Scheduler* s, Origin* origin) noexcept nogil:
     origin.dials_begun -= 1
+    s.dials_begun -= 1
+    s.dialled_at = monotonic()
     if not s.calls.empty():
         pthread_cond_signal(&s.calls_waiting)
 
@@ -91,29 +118,34 @@ cdef class Calls:
         Returns
         -------
         tuple of (str, int, int) or None
-            ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index), or
-            None when the engine has stopped. On a free-threaded Python also ("", 0, 0) now and
-            then, which is for the thread itself.
+            ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index),
+            ("threads", how many are needed, 0), or None when the engine has stopped. On a
+            free-threaded Python also ("", 0, 0) now and then, which is for the thread itself.
         """
         cdef Scheduler* s = self.engine.scheduler
         cdef Call call
         cdef Origin* origin
         cdef bint stopping
         cdef bint away = False
+        cdef bint far = False
         cdef long at
+        cdef int wanted
         names = {CALL_DIAL: "dial", CALL_RELEASE: "release", CALL_CLOSE: "close",
                  CALL_REDIRECT: "redirect"}
         while True:
             with nogil:
                 pthread_mutex_lock(&s.lock)
                 at = _callable(s)
-                while at < 0 and not s.stopping and not away:
-                    if AWAY_SECONDS > 0:
+                while at < 0 and not (s.stopping or away or far):
+                    if not s.calls.empty() and s.dial_threads < s.max_dial_threads:
+                        far = _are_far(s)
+                    elif AWAY_SECONDS > 0:
                         away = not rest(&s.calls_waiting, &s.lock, AWAY_SECONDS)
                     else:
                         pthread_cond_wait(&s.calls_waiting, &s.lock)
                     at = _callable(s)
                 stopping = at < 0 and s.stopping
+                wanted = min(s.dialling + SPARE_THREADS, s.max_dial_threads)
                 if at >= 0:
                     call = s.calls[<size_t>at]
                     s.calls.erase(s.calls.begin() + at)
@@ -128,13 +160,15 @@ cdef class Calls:
                             call.id = -1
                         else:
                             origin.dials_begun += 1
+                            s.dials_begun += 1
+                            s.dialled_at = monotonic()
                         if call.id < 0:
                             scheduler_dispatch(s, NOBODY, monotonic())
                 pthread_mutex_unlock(&s.lock)
             if stopping:
                 return None
             if at < 0:
-                return "", 0, 0
+                return ("threads", wanted, 0) if far else ("", 0, 0)
             if call.id >= 0:
                 return names[call.kind], call.id, call.index
 

@@ -1,5 +1,8 @@
 from collections.abc import Iterable
 
+MOMENT: tuple[str, ...]
+"""What `Engine.snapshot` tells."""
+
 class Engine:
     """The I/O threads and queues that all clients of a process share.
 
@@ -15,8 +18,8 @@ class Engine:
         Seconds that an idle connection stays with the engine before its pool gets it back.
     max_head : int
         Bytes that a response head may have.
-    max_dials_of_one : int
-        Connections to one origin that are being opened at once.
+    max_dial_threads : int
+        Threads that may serve its `Calls`; all but two of them open connections to one origin.
     decode_threads : int
         Threads that decode chunks; they start with the first array read.
     """
@@ -28,7 +31,7 @@ class Engine:
         max_leases: int,
         idle_timeout: float,
         max_head: int,
-        max_dials_of_one: int,
+        max_dial_threads: int,
         decode_threads: int,
     ) -> None: ...
     @property
@@ -41,6 +44,9 @@ class Engine:
 
     def raise_limits(self, max_in_flight: int, max_leases: int) -> None:
         """Let at least so many requests and connections be in flight at once."""
+
+    def count_dial_threads(self, threads: int, last: bool = False) -> None:
+        """Say how many threads serve its `Calls`; if these are the last, no more are asked for."""
 
     def add_origin(
         self, id: int, authority: bytes, fields: bytes, prefix: bytes, max_leases: int = 0
@@ -65,7 +71,7 @@ class Engine:
         """Give the idle connections of these origins back to their pools now."""
 
     def snapshot(self) -> dict[str, int]:
-        """Connections and requests of this moment, as a dict of int."""
+        """Connections and requests of this moment, and their limits: a dict of `MOMENT` to int."""
 
     def stop(self, exiting: bool = False) -> None:
         """End every batch with CLOSED, every thread, and every wait for a call. Idempotent.

@@ -65,6 +65,13 @@ cdef void _see_guest_out(Scheduler* s) noexcept nogil:
             usleep(100)
 
 
+MOMENT = (
+    "in_flight", "max_in_flight", "connections", "max_connections", "dialling", "delayed",
+    "connections_opened", "connections_pooled", "connections_closed", "batches_attended",
+)
+"""What `Engine.snapshot` tells."""
+
+
 cdef class Engine:
     """The I/O threads and queues that all clients of a process share.
 
@@ -80,8 +87,8 @@ cdef class Engine:
         Seconds that an idle connection stays with the engine before its pool gets it back.
     max_head : int
         Bytes that a response head may have.
-    max_dials_of_one : int
-        Connections to one origin that are being opened at once.
+    max_dial_threads : int
+        Threads that may serve its `Calls`; all but two of them open connections to one origin.
     decode_threads : int
         Threads that decode chunks; they start with the first array read.
     """
@@ -104,7 +111,7 @@ cdef class Engine:
 
     def __cinit__(
         self, int io_threads, int max_in_flight, int max_leases, double idle_timeout,
-        size_t max_head, int max_dials_of_one, int decode_threads,
+        size_t max_head, int max_dial_threads, int decode_threads,
     ):
         cdef Scheduler* s = new Scheduler()
         self.scheduler = s
@@ -122,7 +129,9 @@ cdef class Engine:
         s.max_in_flight = max_in_flight
         s.max_leases = s.allowed_leases = max_leases
         s.restore_after = 0
-        s.max_dials_of_one = max_dials_of_one
+        s.dial_threads = s.dials_begun = 0
+        s.max_dial_threads = max_dial_threads
+        s.dialled_at = 0
         s.next_deadline = s.next_idle = 0
         s.adopted = NULL
         s.idle_timeout = idle_timeout
@@ -256,6 +265,17 @@ cdef class Engine:
         s.max_leases = s.allowed_leases
         pthread_mutex_unlock(&s.lock)
 
+    def count_dial_threads(self, int threads, bint last=False):
+        """Say how many threads serve its `Calls`; if these are the last, no more are asked for."""
+        cdef Scheduler* s = self.scheduler
+        self.ensure_usable()
+        pthread_mutex_lock(&s.lock)
+        s.dial_threads = threads
+        if last:
+            s.max_dial_threads = threads
+        pthread_cond_broadcast(&s.calls_waiting)
+        pthread_mutex_unlock(&s.lock)
+
     def add_origin(
         self, long long id, bytes authority, bytes fields, bytes prefix, int max_leases=0
     ):
@@ -294,7 +314,7 @@ cdef class Engine:
         pthread_mutex_unlock(&s.lock)
 
     def snapshot(self):
-        """Connections and requests of this moment, as a dict of int."""
+        """Connections and requests of this moment, and their limits: a dict of `MOMENT` to int."""
         cdef Scheduler* s = self.scheduler
         cdef int in_flight, max_in_flight, leases, max_leases, dialling
         cdef size_t delayed
@@ -310,18 +330,11 @@ cdef class Engine:
         opened, pooled, closed = s.connections_opened, s.connections_pooled, s.connections_closed
         attended = s.batches_attended
         pthread_mutex_unlock(&s.lock)
-        return {
-            "in_flight": in_flight,
-            "max_in_flight": max_in_flight,
-            "connections": leases,
-            "max_connections": max_leases,
-            "dialling": dialling,
-            "delayed": delayed,
-            "connections_opened": opened,
-            "connections_pooled": pooled,
-            "connections_closed": closed,
-            "batches_attended": attended,
-        }
+        found = (
+            in_flight, max_in_flight, leases, max_leases, dialling, delayed, opened, pooled, closed,
+            attended,
+        )
+        return dict(zip(MOMENT, found, strict=True))
 
     def stop(self, bint exiting=False):
         """End every batch with CLOSED, every thread, and every wait for a call. Idempotent.

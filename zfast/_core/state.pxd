@@ -141,7 +141,10 @@ cdef cppclass Scheduler:
     int max_in_flight
     int leases
     int max_leases
-    int max_dials_of_one            # connections to one origin that are being opened at once
+    int dial_threads                # that serve calls
+    int max_dial_threads            # that may
+    int dials_begun                 # that they are at
+    double dialled_at               # when they began or ended the last of them
     int allowed_leases              # what max_leases goes back to
     double restore_after            # when, 0 while there are descriptors enough
     int dialling
