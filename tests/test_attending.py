@@ -67,7 +67,7 @@ def near(start: Start, tmp_path: Path) -> Any:
 
 
 def attended() -> int:
-    count: int = zfast.stats().get("batches_attended", 0)
+    count: int = zfast.stats()["batches_attended"]
     return count
 
 
@@ -157,6 +157,16 @@ async def test_a_client_attends_in_a_loop(near: Nginx) -> None:
         assert await client.get_async("key", (number, number + 9)) == BODY[number : number + 9]
         assert await client.get_async("missing") is None
     assert attended() > before
+
+
+async def test_some_reads_are_left_to_the_threads_to_see_whether_others_come(near: Nginx) -> None:
+    client = Client(near.url)
+    before = attended()
+    for _ in range(320):
+        assert await client.get_async("key") == BODY
+        await asyncio.sleep(0)
+    # One in 16, after the first of all that are not known to be alone.
+    assert 0 < attended() - before <= 320 - 320 // 16
 
 
 def test_a_corrupt_chunk_is_an_error(near: Nginx) -> None:
