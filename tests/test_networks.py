@@ -23,6 +23,7 @@ from arrays import ZARRS_OWN
 from servers.netns import Network, why_no_networks
 from servers.nginx import Nginx, find_nginx
 from servers.script import in_child
+from servers.scripted import ScriptedServer, ok
 
 import zfast
 
@@ -106,16 +107,32 @@ def test_arrays(lossy: Nginx, layout: str, tls_ca_file: str) -> None:
         assert store.stats()["fallback_chunks"] == 0
 
 
-def test_connections_open_at_once_however_far(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a near host"])
+def test_connections_open_at_once_however_far(
+    tmp_path: Path, scripted: Callable[..., ScriptedServer], beside: bool
+) -> None:
     """Not a few of them each round trip: as many threads open them as are waited for."""
     keys = [str(at) for at in range(64)]
     for key in keys:
         (tmp_path / key).write_bytes(key.encode())
+    near = scripted(lambda request: ok(b"near").closing())
+    ended = threading.Event()
+
+    def read_near() -> None:
+        while not ended.is_set():
+            assert zfast.Client(near.url).get("key") == b"near"
+
     with Network(0.1) as network, _nginx(tmp_path, network, None) as server:
 
         def read() -> int:
+            reader = threading.Thread(target=read_near)
+            if beside:
+                reader.start()
             with zfast.Client(server.url) as client:
                 assert client.get_many([(key, None) for key in keys]) == [k.encode() for k in keys]
+            ended.set()
+            if beside:
+                reader.join()
             return sum(each.name.startswith("zfast-dial-") for each in threading.enumerate())
 
         assert in_child(read) > 32

@@ -22,7 +22,6 @@ pytest.importorskip("zarr", minversion="3.0", reason="codec pipelines of zarr 3"
 
 import zarr
 from zarr.codecs import BytesCodec, TransposeCodec
-from zarr.core.array_spec import ArrayConfig, ArraySpec
 from zarr.core.buffer import cpu
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.registry import get_pipeline_class
@@ -193,23 +192,6 @@ def test_a_pickled_array_reads_in_another_process(server: ScriptedServer, object
     """
     ended = in_new_process(code, pickle.dumps(array)).split()
     assert ended == [str(VALUES.sum()), OURS, "FastCodecPipeline"]
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_arrays_alike_share_a_recipe(layout: str) -> None:
-    def recipe(**options: Any) -> Any:
-        array = create(MemoryStore(), **LAYOUTS[layout], **options)._async_array
-        shape = array.shards or array.chunks
-        config = ArrayConfig.from_dict({"order": "C"})
-        prototype = cpu.buffer_prototype
-        spec = ArraySpec(shape, array.metadata.dtype, np.float32(0), config, prototype)
-        assert isinstance(array.codec_pipeline, FastCodecPipeline)
-        return array.codec_pipeline._recipes.get(spec, array.dtype)[0]
-
-    # The codecs of format 2 have no hash.
-    assert (recipe() is recipe(shape=(20, 30))) == (layout != "format 2")
-    assert recipe() is not recipe(dtype=">f4")
-    assert recipe() is not recipe(dtype="float64")
 
 
 def test_it_pickles_and_evolves() -> None:

@@ -80,21 +80,25 @@ def test_two_clients_of_one_full_pool(scripted: Start) -> None:
         assert client.get("key") == b"value"
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
-def test_hosts_that_answer_nobody_do_not_stop_the_others(scripted: Start, hosts: int) -> None:
+@pytest.mark.parametrize("reads", [[20], [20, 20], [70]], ids=str)
+def test_hosts_that_answer_nobody_do_not_stop_the_others(scripted: Start, reads: list[int]) -> None:
     """In a process that has opened no connection before, and so has few threads to do it."""
     server = scripted(ranged({"key": b"value"}))
 
     def read(dead: list[str]) -> float:
-        def wait(url: str) -> None:
-            with zfast.Client(url, timeout=6, retries=False, deadline=7) as client:
-                found = client.get_many([(str(number), None) for number in range(20)], "return")
+        def wait(url: str, count: int) -> None:
+            with zfast.Client(
+                url, timeout=6, retries=False, deadline=7, max_concurrency=count
+            ) as client:
+                found = client.get_many([(str(number), None) for number in range(count)], "return")
                 assert all(isinstance(one, zfast.ZfastError) for one in found)
 
-        waiting = [threading.Thread(target=wait, args=(url,)) for url in dead]
+        waiting = [
+            threading.Thread(target=wait, args=each) for each in zip(dead, reads, strict=True)
+        ]
         for thread in waiting:
             thread.start()
-        while zfast.stats()["dialling"] < 20 * len(dead):
+        while zfast.stats()["dialling"] < sum(reads):
             time.sleep(0.01)
         begun = time.monotonic()
         assert zfast.Client(server.url).get("key") == b"value"
@@ -104,7 +108,7 @@ def test_hosts_that_answer_nobody_do_not_stop_the_others(scripted: Start, hosts:
         return seconds
 
     with contextlib.ExitStack() as stack:
-        dead = [stack.enter_context(blackhole()) for _ in range(hosts)]
+        dead = [stack.enter_context(blackhole()) for _ in reads]
         assert in_child(lambda: read([f"http://{host}:{port}" for host, port in dead])) < 2
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ class Recipes:
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
-        self._known: dict[Any, _Compiled] = {}
+        self._known: dict[Any, tuple[Recipe, tuple[int, ...]] | str] = {}
 
     def get(self, spec: Any, dtype: np.dtype[Any]) -> tuple[Recipe, tuple[int, ...]]:
         """The recipe for the chunks of a specification, and the order of their stored axes.
@@ -45,41 +44,19 @@ class Recipes:
         name = (spec.shape, spec.dtype, spec.order, dtype)
         found = self._known.get(name)
         if found is None:
-            chunk = _Chunk(spec.shape, spec.dtype, spec.order)
-            try:
-                found = _shared(self._pipeline, chunk, dtype)
-            except TypeError:
-                # Codecs with what has no hash, such as numcodecs' own.
-                found = _compile(self._pipeline, chunk, dtype)
-            self._known[name] = found
+            found = self._known[name] = self._compile(spec, dtype)
         if isinstance(found, str):
             raise Inexpressible(found)
         return found
 
-
-class _Chunk(NamedTuple):
-    """What of an ArraySpec a recipe depends on."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-    order: str
-
-
-_Compiled = tuple[Recipe, tuple[int, ...]] | str
-
-
-def _compile(pipeline: Any, chunk: _Chunk, dtype: np.dtype[Any]) -> _Compiled:
-    description = describe(pipeline, chunk, dtype)
-    if description is None:
-        return why_not(pipeline, chunk, dtype)
-    try:
-        return _recipe(description), description.axes
-    except (ValueError, OverflowError) as error:
-        return str(error)
-
-
-# zarr makes a pipeline for every array that it opens: equal ones share their recipes.
-_shared = lru_cache(256)(_compile)
+    def _compile(self, spec: Any, dtype: np.dtype[Any]) -> tuple[Recipe, tuple[int, ...]] | str:
+        description = describe(self._pipeline, spec, dtype)
+        if description is None:
+            return why_not(self._pipeline, spec, dtype)
+        try:
+            return _recipe(description), description.axes
+        except (ValueError, OverflowError) as error:
+            return str(error)
 
 
 def _recipe(description: Description) -> Recipe:

@@ -91,7 +91,7 @@ def describe(pipeline: Any, spec: Any, out_dtype: np.dtype[Any]) -> Description 
         With zarr's attributes ``array_array_codecs``, ``array_bytes_codec`` and
         ``bytes_bytes_codecs``.
     spec : ArraySpec
-        Of a chunk, as zarr gives it to the pipeline: its ``shape``, ``dtype`` and ``order`` count.
+        Of a chunk, as zarr gives it to the pipeline.
     out_dtype : numpy.dtype
         What the elements are wanted in: the array's own dtype, in either byte order.
 

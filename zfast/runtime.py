@@ -104,15 +104,13 @@ def _start() -> Engine:
 
 
 def _add_threads(engine: Engine, wanted: int) -> None:
-    try:
-        while len(_threads) < wanted:
-            thread = threading.Thread(
-                target=_serve_calls, args=(engine,), name=f"zfast-dial-{len(_threads)}", daemon=True
-            )
-            thread.start()
-            _threads.append(thread)
-    finally:
-        engine.count_dial_threads(len(_threads), last=len(_threads) < wanted)
+    while len(_threads) < wanted:
+        thread = threading.Thread(
+            target=_serve_calls, args=(engine,), name=f"zfast-dial-{len(_threads)}", daemon=True
+        )
+        thread.start()
+        _threads.append(thread)
+        engine.count_dial_threads(len(_threads))
 
 
 def _serve_calls(engine: Engine) -> None:
@@ -132,9 +130,9 @@ def _grow(engine: Engine, wanted: int) -> None:
     try:
         if engine is _engine and not engine.stopped:
             _add_threads(engine, wanted)
-    except RuntimeError:
-        # No more threads can be started: those that there are will do.
-        _log.debug("%d threads open connections: no more can be started", len(_threads))
+    except (RuntimeError, MemoryError):
+        # No more can be started now: it is asked for again before long.
+        pass
     finally:
         _lock.release()
 

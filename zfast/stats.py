@@ -40,12 +40,10 @@ def stats() -> dict[str, Any]:
         whose I/O the thread did that waited for them), and of this moment ``in_flight``,
         ``connections``, ``dialling``, ``delayed`` and their limits; all 0 before the first read.
     """
-    numbers = process_counters()
+    numbers = dict.fromkeys(MOMENT, 0) | process_counters()
     engine = runtime.running()
     if engine is not None and not engine.stopped:
         numbers |= engine.snapshot()
-    else:
-        numbers |= dict.fromkeys(MOMENT, 0)
     numbers["connections_through_python"] = connections.relayed()
     return numbers
 

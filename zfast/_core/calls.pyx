@@ -79,21 +79,24 @@ cdef long _callable(Scheduler* s) noexcept nogil:
 
 
 cdef bint _are_far(Scheduler* s) noexcept nogil:
-    # Waits while dials end one after another; whether none has for too long.
+    # Of dials that all have to wait: whether an origin's do not end one after another. Waits a bit.
     cdef double now = monotonic()
-    cdef double left = s.dialled_at + FAR_SECONDS - now
-    if left > 0:
-        rest(&s.calls_waiting, &s.lock, left)
+    cdef double since = now
+    for call in s.calls:
+        since = min(since, s.origins[call.id].dialled_at)
+    if now < since + FAR_SECONDS:
+        rest(&s.calls_waiting, &s.lock, since + FAR_SECONDS - now)
         return False
-    # One thread that says so is enough.
-    s.dialled_at = now
+    for call in s.calls:
+        # One thread that says so is enough.
+        s.origins[call.id].dialled_at = now
     return True
 
 
 cdef void _dial_ended(Scheduler* s, Origin* origin) noexcept nogil:
     origin.dials_begun -= 1
     s.dials_begun -= 1
-    s.dialled_at = monotonic()
+    origin.dialled_at = monotonic()
     if not s.calls.empty():
         pthread_cond_signal(&s.calls_waiting)
 
@@ -126,13 +129,13 @@ cdef class Calls:
         cdef Call call
         cdef Origin* origin
         cdef bint stopping
-        cdef bint away = False
-        cdef bint far = False
+        cdef bint away, far
         cdef long at
         cdef int wanted
         names = {CALL_DIAL: "dial", CALL_RELEASE: "release", CALL_CLOSE: "close",
                  CALL_REDIRECT: "redirect"}
         while True:
+            away = far = False
             with nogil:
                 pthread_mutex_lock(&s.lock)
                 at = _callable(s)
@@ -161,7 +164,7 @@ cdef class Calls:
                         else:
                             origin.dials_begun += 1
                             s.dials_begun += 1
-                            s.dialled_at = monotonic()
+                            origin.dialled_at = monotonic()
                         if call.id < 0:
                             scheduler_dispatch(s, NOBODY, monotonic())
                 pthread_mutex_unlock(&s.lock)

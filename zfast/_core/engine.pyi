@@ -45,8 +45,8 @@ class Engine:
     def raise_limits(self, max_in_flight: int, max_leases: int) -> None:
         """Let at least so many requests and connections be in flight at once."""
 
-    def count_dial_threads(self, threads: int, last: bool = False) -> None:
-        """Say how many threads serve its `Calls`; if these are the last, no more are asked for."""
+    def count_dial_threads(self, threads: int) -> None:
+        """Say how many threads serve its `Calls`."""
 
     def add_origin(
         self, id: int, authority: bytes, fields: bytes, prefix: bytes, max_leases: int = 0

@@ -22,6 +22,7 @@ from zfast._core.extern.pthread cimport (
     pthread_cond_broadcast,
     pthread_cond_destroy,
     pthread_cond_init,
+    pthread_cond_signal,
     pthread_create,
     pthread_join,
     pthread_mutex_destroy,
@@ -131,7 +132,6 @@ cdef class Engine:
         s.restore_after = 0
         s.dial_threads = s.dials_begun = 0
         s.max_dial_threads = max_dial_threads
-        s.dialled_at = 0
         s.next_deadline = s.next_idle = 0
         s.adopted = NULL
         s.idle_timeout = idle_timeout
@@ -265,15 +265,13 @@ cdef class Engine:
         s.max_leases = s.allowed_leases
         pthread_mutex_unlock(&s.lock)
 
-    def count_dial_threads(self, int threads, bint last=False):
-        """Say how many threads serve its `Calls`; if these are the last, no more are asked for."""
+    def count_dial_threads(self, int threads):
+        """Say how many threads serve its `Calls`."""
         cdef Scheduler* s = self.scheduler
         self.ensure_usable()
         pthread_mutex_lock(&s.lock)
         s.dial_threads = threads
-        if last:
-            s.max_dial_threads = threads
-        pthread_cond_broadcast(&s.calls_waiting)
+        pthread_cond_signal(&s.calls_waiting)
         pthread_mutex_unlock(&s.lock)
 
     def add_origin(

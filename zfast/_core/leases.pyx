@@ -24,6 +24,7 @@ from zfast._core.state cimport (
     CALL_RELEASE,
     NOBODY,
     Call,
+    monotonic,
     origin_in_flight,
     wake,
 )
@@ -198,6 +199,8 @@ cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
         lacking -= 1
         starving = False
     wanted = min(wanted, room)
+    if origin.dialling == 0:
+        origin.dialled_at = monotonic()
     while wanted > 0:
         wanted -= 1
         origin.dialling += 1

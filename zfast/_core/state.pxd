@@ -58,6 +58,7 @@ cdef cppclass Origin:
     bint listed
     int max_leases                  # what its pool allows, 0 no limit
     int dials_begun                 # that Python is at
+    double dialled_at               # when the last began or ended, or the first was wanted
     int dial_failures
     double dial_after
     bint reached                    # a connection to it has been opened before
@@ -144,7 +145,6 @@ cdef cppclass Scheduler:
     int dial_threads                # that serve calls
     int max_dial_threads            # that may
     int dials_begun                 # that they are at
-    double dialled_at               # when they began or ended the last of them
     int allowed_leases              # what max_leases goes back to
     double restore_after            # when, 0 while there are descriptors enough
     int dialling
