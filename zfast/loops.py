@@ -21,7 +21,7 @@ __all__ = ["Hub", "hub", "wait"]
 _ATTENDED_SECONDS = 0.002
 # So many reads in a row that met no other; and of so many, one is left to the engine's threads, to
 # see whether it still meets none: while the loop itself is at a read, no other can begin.
-_ALONE, _LOOKED_AT = 4, 16
+_ALONE, _LOOKED_AT = 4, 64
 
 
 class Hub:
