@@ -64,6 +64,36 @@ def test_a_read_after_a_failed_dial(scripted: Start) -> None:
         assert time.monotonic() - begun < 5
 
 
+class _Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("fault", [SystemExit("bye"), _Unprintable()], ids=["exit", "unprintable"])
+def test_connections_that_end_their_thread(scripted: Start, fault: BaseException) -> None:
+    """It goes on for others, and the read is told."""
+
+    class Connection(urllib3.connection.HTTPConnection):
+        def connect(self) -> None:
+            raise fault
+
+    class Pool(urllib3.HTTPConnectionPool):
+        ConnectionCls = Connection
+
+    server = scripted(ranged({"key": b"value"}))
+
+    def read() -> bool:
+        manager = urllib3.PoolManager()
+        manager.pool_classes_by_scheme = {"http": Pool}
+        broken = zfast.Client(server.url, pool_manager=manager, retries=0, deadline=8)
+        for _ in range(12):
+            with pytest.raises(zfast.ConnectionFailedError):
+                broken.get("key")
+        return zfast.Client(server.url, deadline=8).get("key") == b"value"
+
+    assert in_child(read)
+
+
 def test_a_redirect_that_the_pool_manager_cannot_follow(scripted: Start) -> None:
     server = scripted(lambda request: redirect("https://127.0.0.1:1/elsewhere"))
     manager = urllib3.PoolManager()

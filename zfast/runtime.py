@@ -124,7 +124,7 @@ def _serve_calls(engine: Engine) -> None:
 
 
 def _grow(engine: Engine, wanted: int) -> None:
-    # Who has the lock starts an engine, forks, or ends: nothing to wait for, least of all exit.
+    # Who has the lock starts threads too, forks, or ends: nothing to wait for, least of all exit.
     if not _lock.acquire(blocking=False):
         return
     try:
@@ -141,7 +141,8 @@ def _answer(calls: Calls, call: tuple[str, int, int]) -> None:
     assert _serve is not None
     try:
         _serve(calls, *call)
-    except Exception:
+    except BaseException:
+        # SystemExit, too, of somebody's connections: a thread that ends with it serves nobody else.
         _log.exception("serving the engine's call %r failed", call[0])
 
 

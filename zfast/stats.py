@@ -11,7 +11,7 @@ import zarr
 
 from zfast import connections, runtime
 from zfast._core import codecs
-from zfast._core.engine import MOMENT
+from zfast._core.engine import SNAPSHOT
 from zfast._core.policy import process_counters
 from zfast.config import SETTINGS, setting, source
 
@@ -38,9 +38,10 @@ def stats() -> dict[str, Any]:
         Of the process also ``connections_pooled`` (those that came open out of a urllib3 pool),
         ``connections_closed``, ``connections_through_python``, ``batches_attended`` (small ones,
         whose I/O the thread did that waited for them), and of this moment ``in_flight``,
-        ``connections``, ``dialling``, ``delayed`` and their limits; all 0 before the first read.
+        ``connections``, ``dialling``, ``delayed``, ``max_in_flight`` and ``max_connections``: 0
+        while no engine runs.
     """
-    numbers = dict.fromkeys(MOMENT, 0) | process_counters()
+    numbers = dict.fromkeys(SNAPSHOT, 0) | process_counters()
     engine = runtime.running()
     if engine is not None and not engine.stopped:
         numbers |= engine.snapshot()

@@ -70,16 +70,20 @@ cdef long _callable(Scheduler* s) noexcept nogil:
     # answers nobody does not get all the threads.
     cdef size_t index
     cdef long dial = -1
+    cdef Origin* origin
     for index in range(s.calls.size()):
         if s.calls[index].kind != CALL_DIAL:
             return <long>index
-        if dial < 0 and (s.stopping or _may_dial(s, s.origins[s.calls[index].id])):
+        origin = s.origins[s.calls[index].id]
+        # One that nobody needs any more is dropped rather than begun.
+        if dial < 0 and (s.stopping or not origin_has_waiting(origin) or _may_dial(s, origin)):
             dial = <long>index
     return dial
 
 
 cdef bint _are_far(Scheduler* s) noexcept nogil:
-    # Of dials that all have to wait: whether an origin's do not end one after another. Waits a bit.
+    # Where all dials have to wait: whether those of an origin have neither begun nor ended for so
+    # long, and then not again for as long. Sleeps until that may be.
     cdef double now = monotonic()
     cdef double since = now
     for call in s.calls:

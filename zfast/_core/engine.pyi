@@ -1,6 +1,6 @@
 from collections.abc import Iterable
 
-MOMENT: tuple[str, ...]
+SNAPSHOT: tuple[str, ...]
 """What `Engine.snapshot` tells."""
 
 class Engine:
@@ -19,7 +19,8 @@ class Engine:
     max_head : int
         Bytes that a response head may have.
     max_dial_threads : int
-        Threads that may serve its `Calls`; all but two of them open connections to one origin.
+        Threads that may serve its `Calls`. Of those there are, all but two, at most, and one at
+        least open connections to one origin.
     decode_threads : int
         Threads that decode chunks; they start with the first array read.
     """
@@ -71,7 +72,7 @@ class Engine:
         """Give the idle connections of these origins back to their pools now."""
 
     def snapshot(self) -> dict[str, int]:
-        """Connections and requests of this moment, and their limits: a dict of `MOMENT` to int."""
+        """Connections and requests, of this moment and so far: a dict of `SNAPSHOT` to int."""
 
     def stop(self, exiting: bool = False) -> None:
         """End every batch with CLOSED, every thread, and every wait for a call. Idempotent.

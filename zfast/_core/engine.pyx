@@ -66,7 +66,7 @@ cdef void _see_guest_out(Scheduler* s) noexcept nogil:
             usleep(100)
 
 
-MOMENT = (
+SNAPSHOT = (
     "in_flight", "max_in_flight", "connections", "max_connections", "dialling", "delayed",
     "connections_opened", "connections_pooled", "connections_closed", "batches_attended",
 )
@@ -89,7 +89,8 @@ cdef class Engine:
     max_head : int
         Bytes that a response head may have.
     max_dial_threads : int
-        Threads that may serve its `Calls`; all but two of them open connections to one origin.
+        Threads that may serve its `Calls`. Of those there are, all but two, at most, and one at
+        least open connections to one origin.
     decode_threads : int
         Threads that decode chunks; they start with the first array read.
     """
@@ -312,7 +313,7 @@ cdef class Engine:
         pthread_mutex_unlock(&s.lock)
 
     def snapshot(self):
-        """Connections and requests of this moment, and their limits: a dict of `MOMENT` to int."""
+        """Connections and requests, of this moment and so far: a dict of `SNAPSHOT` to int."""
         cdef Scheduler* s = self.scheduler
         cdef int in_flight, max_in_flight, leases, max_leases, dialling
         cdef size_t delayed
@@ -332,7 +333,7 @@ cdef class Engine:
             in_flight, max_in_flight, leases, max_leases, dialling, delayed, opened, pooled, closed,
             attended,
         )
-        return dict(zip(MOMENT, found, strict=True))
+        return dict(zip(SNAPSHOT, found, strict=True))
 
     def stop(self, bint exiting=False):
         """End every batch with CLOSED, every thread, and every wait for a call. Idempotent.

@@ -199,7 +199,7 @@ cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
         lacking -= 1
         starving = False
     wanted = min(wanted, room)
-    if origin.dialling == 0:
+    if wanted > 0 and origin.dialling == 0:
         origin.dialled_at = monotonic()
     while wanted > 0:
         wanted -= 1

@@ -58,7 +58,7 @@ cdef cppclass Origin:
     bint listed
     int max_leases                  # what its pool allows, 0 no limit
     int dials_begun                 # that Python is at
-    double dialled_at               # when the last began or ended, or the first was wanted
+    double dialled_at               # when one began, ended, or had to wait for a thread
     int dial_failures
     double dial_after
     bint reached                    # a connection to it has been opened before
