@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import threading
@@ -17,7 +18,7 @@ from servers.site import Site
 
 import zfast
 from zfast import Client
-from zfast.collector import Collector
+from zfast.collector import Collector, Read
 
 OBJECTS = {str(index): bytes([index]) * (index + 1) for index in range(100)}
 
@@ -64,6 +65,27 @@ async def test_another_turn_is_another_batch(scripted: Callable[..., ScriptedSer
     second = reader.collector.read("2")
     await asyncio.gather(first, second)
     assert reader.batches == 2
+
+
+async def test_what_was_read_needs_no_garbage_collector(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    """Bodies would wait for it, of any size; nor do those of a turn wait for its last one."""
+    stall = Stall()
+    serve = ranged(dict(OBJECTS))
+    reader = Reader(scripted(lambda request: stall if request.key == "99" else serve(request)).url)
+    gc.collect()
+    gc.disable()
+    try:
+        last = asyncio.ensure_future(reader.get("99"))
+        for _ in range(3):
+            await reader.get_all(["1", "missing", "2"])
+            await asyncio.gather(reader.get("3"), reader.get("4", (9, 2)), return_exceptions=True)
+        left = [one for one in gc.get_objects() if type(one) is Read]
+        assert [read.key for read in left] == ["99"]
+    finally:
+        gc.enable()
+        last.cancel()
 
 
 async def test_clients_do_not_share_batches(scripted: Callable[..., ScriptedServer]) -> None:

@@ -74,16 +74,20 @@ class _Flight:
     def __init__(self, operations: Operations, batch: Batch) -> None:
         self._operations = operations
         self._batch = batch
-        self._served: list[tuple[Span, list[Read]]] = []
+        # Until they arrive. A read keeps its flight: kept by it in turn, what was read would stay
+        # until the garbage collector comes by.
+        self._served: dict[int, tuple[Span, list[Read]]] = {}
 
     def add(self, origin: int, wanted: Span, reads: list[Read]) -> None:
+        index = len(self._batch)
         self._batch.add(self._operations.policy, origin, _GET, reads[0].target, *wanted)
         for read in reads:
-            read.board(self, len(self._served))
-        self._served.append((wanted, reads))
+            read.board(self, index)
+        self._served[index] = wanted, reads
 
     def leave(self, index: int) -> None:
-        if all(read.done() for read in self._served[index][1]):
+        served = self._served.get(index)
+        if served is not None and all(read.done() for read in served[1]):
             self._batch.cancel(index)
 
     def arrive(self, index: int) -> None:
@@ -92,7 +96,7 @@ class _Flight:
         if index < 0:
             operations.ignores_ranges = operations.ignores_ranges or batch.range_ignored
             return
-        wanted, reads = self._served[index]
+        wanted, reads = self._served.pop(index)
         body = batch.body(index)
         for read in reads:
             if read.done():
