@@ -229,7 +229,7 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
     """What a connection that could not be opened is to the engine; see `Calls.dial_failed`."""
     chain = list(_causes(error))
     number = _number(error)
-    detail = str(error) or type(error).__name__
+    detail = _text(error) or type(error).__name__
     if any(isinstance(e, (ssl.SSLCertVerificationError, CertificateError)) for e in chain) or (
         # Of urllib3 alone, such as one that misses the fingerprint it was told.
         isinstance(error, SSLError) and len(chain) == 1
@@ -251,9 +251,17 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
 def _refusal(error: BaseException) -> int:
     """The status by which a proxy says no to CONNECT, and would again; 0 for none."""
     # http.client tells the status in these words alone.
-    found = re.match(r"Tunnel connection failed: (4\d\d)\b", str(error))
+    found = re.match(r"Tunnel connection failed: (4\d\d)\b", _text(error))
     status = int(found[1]) if found else 0
     return 0 if status in _PASSING else status
+
+
+def _text(error: BaseException) -> str:
+    """What it says of itself; "" where that fails, as it may for somebody else's exception."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def _number(error: BaseException) -> int:
