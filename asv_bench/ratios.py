@@ -39,12 +39,15 @@ requests  HTTP requests for each {object}
 _GOALS = ("; goal 0.85 for 64 KiB and 1 MiB", "; goal 0.90", "; goal 1.50 for 64 KiB")
 _NO_GOALS = ("", "", "")
 
-_PEER = f"{'MiB/s':>7} {'ratio':>6} {'goal':>5} "
+_PEER = f"{'MiB/s':>7} {'ratio':>6} {'goal':>5} {'rest':>6}"
 _ARRAY_NOTES = """
 MiB/s     of what was asked for, decompressed
 packed    how many times smaller the array is as it is stored
 hog       zfast beside a spinning Python thread by zfast without, per core left{hog_goal}
+alone     the part of zfast's time that zarr takes to open and to index, if nothing is read; and
+          zarr alone beside a spinning thread by itself without
 ratio     zfast by the peer, of the same round; < where it misses its goal
+rest      the same without what zarr takes alone: of zfast, and of each peer that is read through it
 """
 
 _NETWORK_NOTES = """
@@ -137,14 +140,21 @@ def _print_arrays(
     def goal(case: str, peer: str) -> float | None:
         return arrays.CASES[case].goals.get(peer) if settings is None else arrays.FUSED_GOAL
 
-    print(f"{'':<23} {'packed':>6} {'zfast':>7} {'hog':>6}  ", *(f"{peer:<21}" for peer in peers))
-    print(f"{'':<23} {'':>6} {'MiB/s':>7} {'':>6}  ", *(f"{_PEER:<21}" for _ in peers))
+    print(
+        f"{'':<23} {'packed':>6} {'zfast':>7} {'hog':>6}  {'alone':>6} {'hog':>5} ",
+        *(f"{peer:<27}" for peer in peers),
+    )
+    print(
+        f"{'':<23} {'':>6} {'MiB/s':>7} {'':>6}  {'':>6} {'':>5} ",
+        *(f"{_PEER:<27}" for _ in peers),
+    )
     with tempfile.TemporaryDirectory(prefix="zfast-bench-") as folder:
         for name, found in arrays.measure(Path(folder), cases, peers, mib, rounds, settings):
             beside = (_beside(found, peer, goal(name, peer)) for peer in peers)
             print(
                 f"{name:<23} {found.packed:>6.2f} {_rate(found.rate):>7} "
-                f"{_judged(found.hog_ratio, hog_goal)}  ",
+                f"{_judged(found.hog_ratio, hog_goal)} "
+                f"{found.alone:>6.2f} {found.alone_hog_ratio:>6.2f} ",
                 *beside,
                 flush=True,
             )
@@ -225,9 +235,11 @@ def _print_held_back(
 
 def _beside(found: arrays.Beside, peer: str, goal: float | None) -> str:
     if peer not in found.peer_ratios:
-        return f"{'-':>7} {'-':>6} {'':>6}"
+        return f"{'-':>7} {'-':>6} {'':>6} {'-':>6}"
     ratio = _judged(found.peer_ratios[peer], goal)
-    return f"{_rate(found.peer_rates[peer]):>7} {ratio} {'' if goal is None else f'{goal:g}':>5}"
+    aimed_at = "" if goal is None else f"{goal:g}"
+    rest = found.peer_ratios_without[peer]
+    return f"{_rate(found.peer_rates[peer]):>7} {ratio} {aimed_at:>4} {rest:>6.2f}"
 
 
 def _rate(rate: float) -> str:

@@ -28,7 +28,19 @@ from .common import (
     trust,
     with_hogs,
 )
-from .peers import FUSED, HAS_FUSED, PEERS, STORES, ZARR_3, ZARRS_OWN, Reader, readers
+from .peers import (
+    ALONE,
+    FUSED,
+    HAS_FUSED,
+    NO_ZARR,
+    PEERS,
+    STORES,
+    ZARR_3,
+    ZARRS_OWN,
+    Reader,
+    readers,
+    zarr_alone,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -103,9 +115,15 @@ class Beside:
     """Rate beside a GIL hog by the rate without, for each share of the machine that is left."""
     packed: float
     """How much smaller the array is as it is stored."""
+    alone: float
+    """How much of its time zarr takes that opens and indexes an array of which nothing is read."""
+    alone_hog_ratio: float
+    """As `hog_ratio`, of zarr alone."""
     peer_rates: dict[str, float]
     peer_ratios: dict[str, float]
     """Its rate by each peer's."""
+    peer_ratios_without: dict[str, float]
+    """The same without what zarr alone takes, of both where the peer is read through zarr too."""
 
 
 def measure(
@@ -146,17 +164,27 @@ def measure(
             read = windows if case.windows else None
             for reader in found:
                 _check(reader, found[reader], url, values, read)
-            ran = Rounds(_subjects(found, url, read), rounds)
+            alone = zarr_alone(root / f"{number}", settings)
+            ran = Rounds(_subjects({**found, ALONE: alone}, url, read), rounds)
             work = (len(windows) * _WINDOW**2 if case.windows else values.size) * 4 / MIB
             others = [reader for reader in found if reader != "zfast"]
+            rest = {
+                reader: reader if reader in NO_ZARR else ran.without(reader, ALONE)
+                for reader in found
+            }
             yield (
                 name,
                 Beside(
                     rate=work / ran.seconds("zfast"),
                     hog_ratio=hog_ratio(ran, "zfast"),
                     packed=packed,
+                    alone=ran.seconds_ratio(ALONE, "zfast"),
+                    alone_hog_ratio=hog_ratio(ran, ALONE),
                     peer_rates={peer: work / ran.seconds(peer) for peer in others},
                     peer_ratios={peer: ran.seconds_ratio(peer, "zfast") for peer in others},
+                    peer_ratios_without={
+                        peer: ran.seconds_ratio(rest[peer], rest["zfast"]) for peer in others
+                    },
                 ),
             )
 
@@ -224,7 +252,7 @@ def _subjects(
         name: _whole(reader, url) if windows is None else _one_by_one(reader, url, windows)
         for name, reader in found.items()
     }
-    return {**subjects, **with_hogs({"zfast": subjects["zfast"]})}
+    return {**subjects, **with_hogs({name: subjects[name] for name in ("zfast", ALONE)})}
 
 
 def _whole(reader: Reader, url: str) -> Subject:
@@ -266,8 +294,12 @@ class Arrays:
     def track_hog_ratio(self, measured: dict[str, Beside], case: str) -> float:
         return measured[case].hog_ratio
 
+    def track_alone(self, measured: dict[str, Beside], case: str) -> float:
+        return measured[case].alone
+
     track_rate.unit = "MiB/s"
     track_hog_ratio.unit = "beside a hog / without, per core left"
+    track_alone.unit = "zarr alone / zfast, time"
 
 
 class ArrayPeers:
@@ -285,7 +317,11 @@ class ArrayPeers:
     def track_ratio_to_peer(self, measured: dict[str, Beside], case: str, peer: str) -> float:
         return measured[case].peer_ratios[peer]
 
+    def track_ratio_without_zarr(self, measured: dict[str, Beside], case: str, peer: str) -> float:
+        return measured[case].peer_ratios_without[peer]
+
     track_ratio_to_peer.unit = "zfast / peer"
+    track_ratio_without_zarr.unit = "zfast / peer, less what zarr takes alone"
 
 
 class FusedPipeline(ArrayPeers):

@@ -107,6 +107,15 @@ class Rounds:
         """How much longer `name` takes than `other`."""
         return self._ratio(name, other, lambda run: run.seconds)
 
+    def without(self, name: str, part: str) -> str:
+        """Name the differences, a round each, of what `name` and a part of it took."""
+        left = f"{name} without {part}"
+        self._runs[left] = [
+            Run(whole.seconds - of_it.seconds, whole.cpu - of_it.cpu)
+            for whole, of_it in zip(self._runs[name], self._runs[part], strict=True)
+        ]
+        return left
+
     def cpu_ratio(self, name: str, other: str) -> float:
         """How much more CPU time `name` takes than `other`."""
         return self._ratio(name, other, lambda run: run.cpu)

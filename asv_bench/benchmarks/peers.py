@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import zarr
@@ -32,6 +33,12 @@ ZARRS_OWN = {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeli
 
 STORES = ("fsspec", "obstore")
 """Peers that are stores, and read by whatever pipeline zarr is set to."""
+
+NO_ZARR = ("tensorstore",)
+"""Peers with arrays of their own."""
+
+ALONE = "zarr alone"
+"""The reader that opens arrays and says what is wanted of them, of which nothing is read."""
 
 FUSED = {
     "codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline",
@@ -79,6 +86,19 @@ def readers(
         name: replace(reader, settings={**reader.settings, **(settings or {})})
         for name, reader in found.items()
     }
+
+
+def zarr_alone(folder: Path, settings: Mapping[str, Any] | None = None) -> Reader:
+    """Of the array that is written there; as set by `settings`, but for the pipeline."""
+    from .alone import Alone
+
+    metadata = zarr.core.buffer.cpu.Buffer.from_bytes((folder / "zarr.json").read_bytes())
+    store = zarr.storage.MemoryStore({"zarr.json": metadata}, read_only=True)
+    path = {"codec_pipeline.path": f"{Alone.__module__}.{Alone.__qualname__}"}
+    return Reader(
+        lambda _: functools.partial(zarr.open, store=store, mode="r"),
+        {**_CONCURRENCY, **(settings or {}), **path},
+    )
 
 
 def _through(store_of: Callable[[str], Any]) -> Callable[[str], Open]:
