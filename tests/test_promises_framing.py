@@ -176,6 +176,23 @@ def test_a_forged_response_answers_no_request(scripted: Scripted, body: bytes) -
         assert [bytes(one) for one in bodies] == [body, OBJECT] * 32
 
 
+@pytest.mark.parametrize("size", [1 << 10, 256 << 10])
+def test_a_response_as_large_as_what_one_call_takes(scripted: Scripted, size: int) -> None:
+    # Filled to the last byte, a buffer does not say that the connection has more.
+    replies = (ok(bytes(length)) for length in range(size, 0, -1))
+    filling = next(reply for reply in replies if len(reply.wire()) == size)
+
+    def handle(request: Request) -> Any:
+        if request.key == "key":
+            return [filling.wire() + FORGED]
+        return ok(LARGE if request.key == "large" else OBJECT)
+
+    client = client_of(scripted(handle), max_concurrency=1)
+    keys = ["large", "key", "next"] * 16
+    found = client.get_many([(key, None) for key in keys])
+    assert found == [LARGE, filling.body, OBJECT] * 16
+
+
 @pytest.mark.parametrize("spoken", [FORGED, b"\r\n", b"x"])
 def test_an_idle_connection_that_speaks(scripted: Scripted, spoken: bytes) -> None:
     read = threading.Event()

@@ -44,6 +44,7 @@ cdef cppclass Exchange:
     Verdict verdict
     long long skip
     long long take
+    long long last_size             # of the body before, on this connection
     Sink sink                       # takes the body where it goes out while it comes
     Slab* tail                      # a suffix of a body of unknown length, until its end is known
     size_t tail_size
@@ -91,5 +92,5 @@ cdef bint exchange_malformed(Exchange* exchange) noexcept nogil
 cdef bint exchange_conclude_as_judged(Exchange* exchange) noexcept nogil
 cdef bint exchange_end(Exchange* exchange, bint junk) noexcept nogil
 cdef bint exchange_take_in(
-    Exchange* exchange, const char* data, size_t size, double now
+    Exchange* exchange, const char* data, size_t size, bint emptied, double now
 ) noexcept nogil

@@ -278,7 +278,7 @@ cdef bint _on_content_head(Exchange* exchange) noexcept nogil:
         return _too_much(exchange)
     exchange.phase = PHASE_CONTENT
     exchange.skip = verdict.skip
-    exchange.take = verdict.take
+    exchange.take = exchange.last_size = verdict.take
     if request.pieces != NULL:
         sink_start(
             &exchange.sink, request.layout, request.pieces, request.piece_count, request.offset
@@ -401,9 +401,10 @@ cdef bint exchange_end(Exchange* exchange, bint junk) noexcept nogil:
 
 
 cdef bint exchange_take_in(
-    Exchange* exchange, const char* data, size_t size, double now
+    Exchange* exchange, const char* data, size_t size, bint emptied, double now
 ) noexcept nogil:
-    # Feeds received bytes to the parser; True when the exchange is concluded.
+    # Feeds received bytes to the parser; `emptied` says that they are all that the connection has.
+    # True when the exchange is concluded.
     cdef size_t used
     cdef Event event
     while True:
@@ -421,9 +422,8 @@ cdef bint exchange_take_in(
             if _on_body(exchange, exchange.parser.body, exchange.parser.body_size):
                 return True
         elif event == END:
-            # What a socket has, one recv has taken; of a session it took a record.
-            return exchange_end(exchange, size > 0 or (
-                exchange.transport.session != NULL and exchange_has_more(exchange)
-            ))
+            return exchange_end(
+                exchange, size > 0 or (not emptied and exchange_has_more(exchange))
+            )
         else:
             return exchange_malformed(exchange)

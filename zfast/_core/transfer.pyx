@@ -49,6 +49,11 @@ cdef enum:
     # A body with more than this to come goes straight to its memory: below, one recv into a
     # scratch that stays in cache gets head and body together.
     DIRECT_AT_LEAST = 16 << 10
+    # Of one with as much for memory of its own the scratch gets little but the head: a system call
+    # or two more, and no copy. Bodies of 64 and of 176 KiB take a tenth less CPU so, of 32 KiB as
+    # much as before.
+    LARGE = 64 << 10
+    HEAD_AT_ONCE = 1 << 10
     # Pieces of the output that one call fills.
     MAX_VECTORS = 256
     # What one turn receives of a TLS session that always has more, before others have theirs.
@@ -129,6 +134,16 @@ cdef inline size_t _direct_room(const Exchange* exchange) noexcept nogil:
     return <size_t>min(room, exchange.take)
 
 
+cdef inline size_t _scratch_room(const Exchange* exchange, size_t size) noexcept nogil:
+    # How much of the scratch to fill now.
+    cdef long long awaited = exchange.request.expected
+    if exchange.phase != PHASE_HEAD or exchange.request.pieces != NULL:
+        return size
+    if awaited < 0:
+        awaited = exchange.last_size
+    return HEAD_AT_ONCE if awaited >= LARGE else size
+
+
 cdef int _rows(Exchange* exchange, iovec* vectors, size_t* size) noexcept nogil:
     # The rows of the output that the next bytes belong to, and their size; 0 where scratch is
     # better. Large chunks (16 MiB in rows of 8 KiB) take a third less CPU so than by way of the
@@ -192,7 +207,7 @@ cdef bint _receive(
     cdef ssize_t moved
     cdef size_t asked
     cdef size_t received = 0
-    cdef bint direct
+    cdef bint direct, emptied
     cdef iovec[MAX_VECTORS] vectors
     cdef int count
     while True:
@@ -211,7 +226,7 @@ cdef bint _receive(
                 &exchange.transport, exchange.request.memory + exchange.request.delivered, asked
             )
         else:
-            asked = scratch_size
+            asked = _scratch_room(exchange, scratch_size)
             moved = exchange.transport.operations.recv(&exchange.transport, scratch, asked)
         if moved == TRANSPORT_WOULD_BLOCK:
             if exchange.transport.session != NULL:
@@ -225,18 +240,18 @@ cdef bint _receive(
         if not exchange.answered:
             exchange.answered = True
             exchange.first_byte = exchange.progress = now
+        # A short read has emptied the socket: asking again would only cost a system call. Of TLS
+        # each read is as short as a record.
+        emptied = <size_t>moved < asked and exchange.transport.session == NULL
         if direct:
             if _receive_direct(exchange, <size_t>moved):
                 return True
-        elif exchange_take_in(exchange, scratch, <size_t>moved, now):
+        elif exchange_take_in(exchange, scratch, <size_t>moved, emptied, now):
             return True
-        # A short read has emptied the socket: asking again would only cost a system call. Of TLS
-        # each read is as short as a record.
-        if exchange.transport.session == NULL:
-            if <size_t>moved < asked:
-                _hasten(exchange)
-                return False
-        else:
+        if emptied:
+            _hasten(exchange)
+            return False
+        if exchange.transport.session != NULL:
             received += <size_t>moved
             if received >= TURN:
                 if exchange.transport.operations.pending(&exchange.transport):
