@@ -44,8 +44,8 @@ _ARRAY_NOTES = """
 MiB/s     of what was asked for, decompressed
 packed    how many times smaller the array is as it is stored
 hog       zfast beside a spinning Python thread by zfast without, per core left{hog_goal}
-alone     the part of zfast's time that zarr takes to open and to index, if nothing is read; and
-          zarr alone beside a spinning thread by itself without
+alone     the part of zfast's time that zarr takes if nothing is read, to say what is wanted; hog as
+          above, of zarr alone
 ratio     zfast by the peer, of the same round; < where it misses its goal
 rest      the same without what zarr takes alone: of zfast, and of each peer that is read through it
 """
@@ -141,11 +141,11 @@ def _print_arrays(
         return arrays.CASES[case].goals.get(peer) if settings is None else arrays.FUSED_GOAL
 
     print(
-        f"{'':<23} {'packed':>6} {'zfast':>7} {'hog':>6}  {'alone':>6} {'hog':>5} ",
+        f"{'':<23} {'packed':>6} {'zfast':>7} {'hog':>6}  {'alone':>6} {'hog':>6} ",
         *(f"{peer:<27}" for peer in peers),
     )
     print(
-        f"{'':<23} {'':>6} {'MiB/s':>7} {'':>6}  {'':>6} {'':>5} ",
+        f"{'':<23} {'':>6} {'MiB/s':>7} {'':>6}  {'':>6} {'':>6} ",
         *(f"{_PEER:<27}" for _ in peers),
     )
     with tempfile.TemporaryDirectory(prefix="zfast-bench-") as folder:
@@ -235,7 +235,7 @@ def _print_held_back(
 
 def _beside(found: arrays.Beside, peer: str, goal: float | None) -> str:
     if peer not in found.peer_ratios:
-        return f"{'-':>7} {'-':>6} {'':>6} {'-':>6}"
+        return f"{'-':>7} {'-':>6} {'':>5} {'-':>6}"
     ratio = _judged(found.peer_ratios[peer], goal)
     aimed_at = "" if goal is None else f"{goal:g}"
     rest = found.peer_ratios_without[peer]

@@ -29,6 +29,8 @@ from zfast.errors import ResponseError
 
 LARGE = OBJECT * 5000
 FORGED = ok(b"forged").wire()
+# What one call takes of a response whose head is awaited, and behind it a large body.
+AT_ONCE = 1 << 10
 
 
 def with_head(*lines: str, body: bytes = OBJECT) -> Reply:
@@ -176,21 +178,40 @@ def test_a_forged_response_answers_no_request(scripted: Scripted, body: bytes) -
         assert [bytes(one) for one in bodies] == [body, OBJECT] * 32
 
 
-@pytest.mark.parametrize("size", [1 << 10, 256 << 10])
-def test_a_response_as_large_as_what_one_call_takes(scripted: Scripted, size: int) -> None:
-    # Filled to the last byte, a buffer does not say that the connection has more.
-    replies = (ok(bytes(length)) for length in range(size, 0, -1))
-    filling = next(reply for reply in replies if len(reply.wire()) == size)
-
+@pytest.mark.parametrize("behind", [b"", FORGED], ids=["nothing", "forged"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(ok(OBJECT), id="small"),
+        pytest.param(ok(LARGE), id="large"),
+        pytest.param(ok(b""), id="empty"),
+        pytest.param(ok(OBJECT).chunked(6), id="chunked"),
+        pytest.param(ok(LARGE).chunked(30_000), id="large-chunked"),
+        pytest.param(status(404), id="missing"),
+        pytest.param(status(404, b"x" * 20_000), id="missing-large"),
+        pytest.param(ok(OBJECT).with_head_size(AT_ONCE), id="head-fills-it"),
+        pytest.param(ok(LARGE).with_head_size(AT_ONCE), id="head-fills-it-large"),
+        pytest.param(ok(LARGE).with_head_size(AT_ONCE + 1), id="head-longer-by-one"),
+        pytest.param(ok(OBJECT).with_head_size(AT_ONCE - len(OBJECT)), id="fills-it"),
+        pytest.param(ok(OBJECT).with_head_size(2 * AT_ONCE - len(OBJECT)), id="fills-it-twice"),
+        pytest.param(ok(OBJECT).chunked(6).with_head_size(AT_ONCE - 40), id="chunks-across"),
+    ],
+)
+def test_whatever_follows_a_large_body(scripted: Scripted, reply: Reply, behind: bytes) -> None:
+    # Where another large one is awaited, one call takes as much as a head has. A buffer that is
+    # filled to its last byte does not say that the connection has no more.
     def handle(request: Request) -> Any:
         if request.key == "key":
-            return [filling.wire() + FORGED]
+            return [reply.wire() + behind]
         return ok(LARGE if request.key == "large" else OBJECT)
 
-    client = client_of(scripted(handle), max_concurrency=1)
-    keys = ["large", "key", "next"] * 16
-    found = client.get_many([(key, None) for key in keys])
-    assert found == [LARGE, filling.body, OBJECT] * 16
+    server = scripted(handle)
+    keys = ["large", "key", "next"] * 4
+    found = client_of(server, max_concurrency=1).get_many([(key, None) for key in keys])
+    assert found == [LARGE, None if reply.status == 404 else reply.body, OBJECT] * 4
+    # What has more than its response is of no use for the next.
+    several = [cycle + (key == "next") for cycle in range(4) for key in keys[:3]]
+    assert connections_used(server) == (several if behind else [0] * len(keys))
 
 
 @pytest.mark.parametrize("spoken", [FORGED, b"\r\n", b"x"])

@@ -116,7 +116,7 @@ class Beside:
     packed: float
     """How much smaller the array is as it is stored."""
     alone: float
-    """How much of its time zarr takes that opens and indexes an array of which nothing is read."""
+    """How much of zfast's time zarr takes alone, which says what is wanted and reads nothing."""
     alone_hog_ratio: float
     """As `hog_ratio`, of zarr alone."""
     peer_rates: dict[str, float]

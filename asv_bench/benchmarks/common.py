@@ -108,7 +108,10 @@ class Rounds:
         return self._ratio(name, other, lambda run: run.seconds)
 
     def without(self, name: str, part: str) -> str:
-        """Name the differences, a round each, of what `name` and a part of it took."""
+        """Name what is left, in each round, of `name` without a part of it.
+
+        Where that is nearly all of it, noise alone is left.
+        """
         left = f"{name} without {part}"
         self._runs[left] = [
             Run(whole.seconds - of_it.seconds, whole.cpu - of_it.cpu)
