@@ -136,7 +136,8 @@ cdef inline size_t _direct_room(const Exchange* exchange) noexcept nogil:
 
 
 cdef inline size_t _scratch_room(const Exchange* exchange, size_t size) noexcept nogil:
-    # How much of the scratch to fill now. A guess about the body may be wrong, and costs no more.
+    # How much of the scratch to fill now. Where the guess about the body is wrong, it costs a
+    # system call, or the copy.
     cdef const Request* request = exchange.request
     cdef long long awaited = request.expected
     if exchange.phase != PHASE_HEAD or request.pieces != NULL:
