@@ -1,23 +1,27 @@
 /* The ceiling: what a bare poll loop gets out of a server, and at which cost in CPU time.
  *
- *   cc -O2 -pthread ceiling.c -o ceiling
- *   ceiling read PORT THREADS CONNECTIONS ROOM < targets
+ *   cc -O2 -pthread ceiling.c -o ceiling -ldl
+ *   ceiling read PORT THREADS CONNECTIONS ROOM [tls LIBSSL] [zstd LIBZSTD] < targets
  *   ceiling parse TIMES < response
  *
  * `read` asks for every target (one a line) over persistent connections: THREADS poll loops drive
- * CONNECTIONS each, and a connection that is done takes the next target. A body of at most ROOM
- * bytes goes by way of a scratch, which stays in cache, to its own place in one block of output.
- * Connections are open before the clock starts, as those of a client are that has read before; the
- * output is not, its pages are fresh.
+ * CONNECTIONS each, and a connection that is done takes the next target. A body is received
+ * straight into its own ROOM bytes of one block of output; one in zstd is received aside and
+ * decoded there by the thread that received it, and has to fill them. Connections are open before
+ * the clock starts, as those of a client are that has read before; the output is not, its pages
+ * are fresh.
  *
  * `parse` reads the head of one response and copies its body, TIMES times over.
  *
  * Both print seconds and CPU seconds. They know the responses that a benchmark asks for, and end
- * at any other: they are here to be measured against, not to be used. */
+ * at any other: they are here to be measured against, not to be used. They check no certificate.
+ * The two libraries are loaded by the names that are given: a compiler alone builds this. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -33,10 +37,19 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HEAD_SIZE = 8 * 1024, SCRATCH_SIZE = 256 * 1024 };
+enum {
+    HEAD_SIZE = 8 * 1024,
+    RESPONSE_SIZE = 256 * 1024,
+    MAX_ENCODED = 64 * 1024, /* by how much a body in zstd may be longer than what it holds */
+    TLS_READ_AHEAD = 64 * 1024,
+    SSL_ERROR_WANT_READ = 2,
+    SSL_CTRL_SET_READ_AHEAD = 41,
+};
 
 struct connection {
     int fd;
+    void *session; /* NULL: no TLS */
+    char *encoded; /* NULL: no zstd */
     long target; /* -1: there is none left */
     bool in_body;
     size_t head_received, body_received, content_length;
@@ -45,6 +58,7 @@ struct connection {
 
 struct loop {
     pthread_t thread;
+    void *decoder;
     int connections;
     struct connection *connection;
 };
@@ -54,6 +68,21 @@ static long request_count;
 static atomic_long next_request;
 static char *output;
 static size_t room;
+
+static struct {
+    void *context;
+    void *(*SSL_new)(void *context);
+    int (*SSL_set_fd)(void *session, int fd);
+    int (*SSL_connect)(void *session);
+    int (*SSL_read)(void *session, void *to, int size);
+    int (*SSL_write)(void *session, const void *from, int size);
+    int (*SSL_get_error)(const void *session, int result);
+} tls;
+
+static struct {
+    void *(*ZSTD_createDCtx)(void);
+    size_t (*ZSTD_decompressDCtx)(void *, void *to, size_t room, const void *from, size_t size);
+} zstd;
 
 static void end_if(bool failed, const char *what) {
     if (!failed) return;
@@ -90,6 +119,21 @@ static char *read_head(char *head, size_t length, size_t *content_length) {
     return end + 4;
 }
 
+/* As recv and send: -1 where it has to be waited for. */
+static ssize_t receive(struct connection *c, void *to, size_t size) {
+    if (c->session == NULL) return recv(c->fd, to, size, MSG_DONTWAIT);
+    int got = tls.SSL_read(c->session, to, size);
+    if (got > 0) return got;
+    end_if(tls.SSL_get_error(c->session, got) != SSL_ERROR_WANT_READ, "TLS failed");
+    errno = EAGAIN;
+    return -1;
+}
+
+static ssize_t send_request(struct connection *c, const char *request, size_t length) {
+    if (c->session == NULL) return send(c->fd, request, length, 0);
+    return tls.SSL_write(c->session, request, length);
+}
+
 static void ask(struct connection *c) {
     c->target = atomic_fetch_add(&next_request, 1);
     if (c->target >= request_count) {
@@ -99,39 +143,40 @@ static void ask(struct connection *c) {
     c->in_body = false;
     c->head_received = c->body_received = 0;
     size_t length = strlen(requests[c->target]);
-    end_if(send(c->fd, requests[c->target], length, 0) != (ssize_t)length, "a request was not taken");
+    end_if(send_request(c, requests[c->target], length) != (ssize_t)length, "a request was not taken");
 }
 
-static void receive(struct connection *c, char *scratch) {
+static void read_response(struct connection *c, void *decoder) {
     char *place = output + (size_t)c->target * room;
-    if (!c->in_body) {
-        ssize_t got = recv(c->fd, c->head + c->head_received, HEAD_SIZE - c->head_received, 0);
+    char *body = c->encoded ? c->encoded : place;
+    while (!c->in_body) {
+        ssize_t got = receive(c, c->head + c->head_received, HEAD_SIZE - c->head_received);
+        if (got < 0 && errno == EAGAIN) return;
         end_if(got <= 0, "the connection ended in a head");
         c->head_received += got;
-        char *body = read_head(c->head, c->head_received, &c->content_length);
-        if (body == NULL) return;
-        end_if(c->content_length > room, "a body longer than ROOM");
-        c->body_received = c->head + c->head_received - body;
-        memcpy(place, body, c->body_received);
+        char *begin = read_head(c->head, c->head_received, &c->content_length);
+        if (begin == NULL) continue;
+        end_if(c->content_length > room + (c->encoded ? MAX_ENCODED : 0), "a body longer than ROOM");
+        c->body_received = c->head + c->head_received - begin;
+        memcpy(body, begin, c->body_received);
         c->in_body = true;
     }
     while (c->body_received < c->content_length) {
-        size_t rest = c->content_length - c->body_received;
-        size_t size = rest < SCRATCH_SIZE ? rest : SCRATCH_SIZE;
-        ssize_t got = recv(c->fd, scratch, size, MSG_DONTWAIT);
+        ssize_t got = receive(c, body + c->body_received, c->content_length - c->body_received);
         if (got < 0 && errno == EAGAIN) return;
         end_if(got <= 0, "the connection ended in a body");
-        memcpy(place + c->body_received, scratch, got);
         c->body_received += got;
     }
+    size_t size = c->content_length;
+    if (c->encoded) size = zstd.ZSTD_decompressDCtx(decoder, place, room, body, size);
+    end_if(c->encoded && size != room, "zstd that does not fill ROOM");
     ask(c);
 }
 
 static void *run_loop(void *argument) {
     struct loop *loop = argument;
     struct pollfd *polled = calloc(loop->connections, sizeof *polled);
-    char *scratch = malloc(SCRATCH_SIZE);
-    end_if(polled == NULL || scratch == NULL, "no memory");
+    end_if(polled == NULL, "no memory");
     for (int i = 0; i < loop->connections; i++) ask(&loop->connection[i]);
     for (;;) {
         int busy = 0;
@@ -144,11 +189,46 @@ static void *run_loop(void *argument) {
         if (busy == 0) break;
         end_if(poll(polled, loop->connections, -1) < 0 && errno != EINTR, "poll failed");
         for (int i = 0; i < loop->connections; i++)
-            if (polled[i].fd >= 0 && polled[i].revents) receive(&loop->connection[i], scratch);
+            if (polled[i].fd >= 0 && polled[i].revents) read_response(&loop->connection[i], loop->decoder);
     }
     free(polled);
-    free(scratch);
     return NULL;
+}
+
+static void *symbol(void *library, const char *name) {
+    void *found = dlsym(library, name);
+    end_if(found == NULL, name);
+    return found;
+}
+
+static void *loaded(const char *name) {
+    void *library = dlopen(name, RTLD_NOW);
+    end_if(library == NULL, name);
+    return library;
+}
+
+static void load_tls(const char *name) {
+    void *library = loaded(name);
+    void *(*new_context)(void *) = symbol(library, "SSL_CTX_new");
+    void *(*method)(void) = symbol(library, "TLS_client_method");
+    long (*control)(void *, int, long, void *) = symbol(library, "SSL_CTX_ctrl");
+    void (*set_buffer)(void *, size_t) = symbol(library, "SSL_CTX_set_default_read_buffer_len");
+    tls.SSL_new = symbol(library, "SSL_new");
+    tls.SSL_set_fd = symbol(library, "SSL_set_fd");
+    tls.SSL_connect = symbol(library, "SSL_connect");
+    tls.SSL_read = symbol(library, "SSL_read");
+    tls.SSL_write = symbol(library, "SSL_write");
+    tls.SSL_get_error = symbol(library, "SSL_get_error");
+    tls.context = new_context(method());
+    end_if(tls.context == NULL, "no TLS");
+    control(tls.context, SSL_CTRL_SET_READ_AHEAD, 1, NULL);
+    set_buffer(tls.context, TLS_READ_AHEAD);
+}
+
+static void load_zstd(const char *name) {
+    void *library = loaded(name);
+    zstd.ZSTD_createDCtx = symbol(library, "ZSTD_createDCtx");
+    zstd.ZSTD_decompressDCtx = symbol(library, "ZSTD_decompressDCtx");
 }
 
 static int connected(int port) {
@@ -158,6 +238,20 @@ static int connected(int port) {
     end_if(connect(fd, (struct sockaddr *)&address, sizeof address) != 0, "the server does not accept");
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     return fd;
+}
+
+static void connect_to(struct connection *c, int port) {
+    c->fd = connected(port);
+    if (tls.context) {
+        c->session = tls.SSL_new(tls.context);
+        end_if(c->session == NULL || tls.SSL_set_fd(c->session, c->fd) != 1, "no TLS");
+        end_if(tls.SSL_connect(c->session) != 1, "no handshake");
+        fcntl(c->fd, F_SETFL, fcntl(c->fd, F_GETFL) | O_NONBLOCK);
+    }
+    if (zstd.ZSTD_createDCtx) {
+        c->encoded = malloc(room + MAX_ENCODED);
+        end_if(c->encoded == NULL, "no memory");
+    }
 }
 
 static void read_requests(int port) {
@@ -190,7 +284,8 @@ static void read_all(int port, int threads, int connections) {
         loop[i].connections = connections;
         loop[i].connection = calloc(connections, sizeof *loop[i].connection);
         end_if(loop[i].connection == NULL, "no memory");
-        for (int j = 0; j < connections; j++) loop[i].connection[j].fd = connected(port);
+        if (zstd.ZSTD_createDCtx) loop[i].decoder = zstd.ZSTD_createDCtx();
+        for (int j = 0; j < connections; j++) connect_to(&loop[i].connection[j], port);
     }
     double wall = seconds(CLOCK_MONOTONIC), cpu = seconds(CLOCK_PROCESS_CPUTIME_ID);
     for (int i = 0; i < threads; i++)
@@ -203,7 +298,7 @@ static void parse(long times) {
     size_t length = 0, space = 0;
     char *response = NULL;
     for (size_t got = 1; got > 0; length += got) {
-        if (length == space) response = realloc(response, space = space ? 2 * space : SCRATCH_SIZE);
+        if (length == space) response = realloc(response, space = space ? 2 * space : RESPONSE_SIZE);
         end_if(response == NULL, "no memory");
         got = fread(response + length, 1, space - length, stdin);
     }
@@ -219,14 +314,19 @@ static void parse(long times) {
 }
 
 int main(int count, char **argument) {
-    if (count == 6 && strcmp(argument[1], "read") == 0) {
+    if (count >= 6 && count % 2 == 0 && strcmp(argument[1], "read") == 0) {
         room = strtoull(argument[5], NULL, 10);
+        for (int i = 6; i < count; i += 2) {
+            bool is_tls = strcmp(argument[i], "tls") == 0;
+            end_if(!is_tls && strcmp(argument[i], "zstd") != 0, "neither tls nor zstd");
+            (is_tls ? load_tls : load_zstd)(argument[i + 1]);
+        }
         read_all(atoi(argument[2]), atoi(argument[3]), atoi(argument[4]));
     } else if (count == 3 && strcmp(argument[1], "parse") == 0) {
         parse(atol(argument[2]));
     } else {
-        fputs("usage: ceiling read PORT THREADS CONNECTIONS ROOM < targets\n"
-              "       ceiling parse TIMES < response\n", stderr);
+        fputs("usage: ceiling read PORT THREADS CONNECTIONS ROOM [tls LIBSSL] [zstd LIBZSTD]\n"
+              "       ceiling parse TIMES\n", stderr);
         return 2;
     }
     return 0;

@@ -39,7 +39,7 @@ requests  HTTP requests for each {object}
 _GOALS = ("; goal 0.85 for 64 KiB and 1 MiB", "; goal 0.90", "; goal 1.50 for 64 KiB")
 _NO_GOALS = ("", "", "")
 
-_PEER = f"{'MiB/s':>7} {'ratio':>6} {'goal':>5} {'rest':>6}"
+_PEER = f"{'MiB/s':>7} {'ratio':>6} {'goal':>5} {'rest':>6} {'most':>5}"
 _ARRAY_NOTES = """
 MiB/s     of what was asked for, decompressed
 packed    how many times smaller the array is as it is stored
@@ -48,6 +48,9 @@ alone     the part of zfast's time that zarr takes if nothing is read, to say wh
           above, of zarr alone
 ratio     zfast by the peer, of the same round; < where it misses its goal
 rest      the same without what zarr takes alone: of zfast, and of each peer that is read through it
+ceiling   zfast by a bare poll loop in C that reads and decodes the same once zarr has said what it
+          wants; - where it does not know how
+most      that loop by the peer: what the ratio would be if zfast took no time of its own
 """
 
 _NETWORK_NOTES = """
@@ -141,12 +144,12 @@ def _print_arrays(
         return arrays.CASES[case].goals.get(peer) if settings is None else arrays.FUSED_GOAL
 
     print(
-        f"{'':<23} {'packed':>6} {'zfast':>7} {'hog':>6}  {'alone':>6} {'hog':>6} ",
-        *(f"{peer:<27}" for peer in peers),
+        f"{'':<23} {'packed':>6} {'zfast':>7} {'hog':>6}  {'alone':>6} {'hog':>6} {'ceiling':>7} ",
+        *(f"{peer:<33}" for peer in peers),
     )
     print(
-        f"{'':<23} {'':>6} {'MiB/s':>7} {'':>6}  {'':>6} {'':>6} ",
-        *(f"{_PEER:<27}" for _ in peers),
+        f"{'':<23} {'':>6} {'MiB/s':>7} {'':>6}  {'':>6} {'':>6} {'':>7} ",
+        *(f"{_PEER:<33}" for _ in peers),
     )
     with tempfile.TemporaryDirectory(prefix="zfast-bench-") as folder:
         for name, found in arrays.measure(Path(folder), cases, peers, mib, rounds, settings):
@@ -154,7 +157,8 @@ def _print_arrays(
             print(
                 f"{name:<23} {found.packed:>6.2f} {_rate(found.rate):>7} "
                 f"{_judged(found.hog_ratio, hog_goal)} "
-                f"{found.alone:>6.2f} {found.alone_hog_ratio:>6.2f} ",
+                f"{found.alone:>6.2f} {found.alone_hog_ratio:>6.2f} "
+                f"{_known(found.ratio_to_ceiling, 7)} ",
                 *beside,
                 flush=True,
             )
@@ -235,15 +239,20 @@ def _print_held_back(
 
 def _beside(found: arrays.Beside, peer: str, goal: float | None) -> str:
     if peer not in found.peer_ratios:
-        return f"{'-':>7} {'-':>6} {'':>5} {'-':>6}"
+        return f"{'-':>7} {'-':>6} {'':>5} {'-':>6} {'-':>5}"
     ratio = _judged(found.peer_ratios[peer], goal)
     aimed_at = "" if goal is None else f"{goal:g}"
     rest = found.peer_ratios_without[peer]
-    return f"{_rate(found.peer_rates[peer]):>7} {ratio} {aimed_at:>4} {rest:>6.2f}"
+    most = _known(found.ceiling_peer_ratios.get(peer), 5)
+    return f"{_rate(found.peer_rates[peer]):>7} {ratio} {aimed_at:>4} {rest:>6.2f} {most}"
 
 
 def _rate(rate: float) -> str:
     return f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def _known(ratio: float | None, width: int) -> str:
+    return f"{'-':>{width}}" if ratio is None else f"{ratio:>{width}.2f}"
 
 
 def _judged(ratio: float, goal: float | None) -> str:

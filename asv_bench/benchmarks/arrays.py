@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import zarr
 
+from .ceiling import Ceiling
 from .common import (
     DATA_MIB,
     MIB,
@@ -124,6 +125,10 @@ class Beside:
     """Its rate by each peer's."""
     peer_ratios_without: dict[str, float]
     """The same without what zarr alone takes, of both where the peer is read through zarr too."""
+    ratio_to_ceiling: float | None
+    """Its rate by that of a bare poll loop which starts when zarr has said what it wants."""
+    ceiling_peer_ratios: dict[str, float]
+    """The rate of that by each peer's; nothing where the loop knows no such array."""
 
 
 def measure(
@@ -154,6 +159,7 @@ def measure(
     windows = _windows(mib, len(values))
     trust(folder)
     found = readers(peers, settings)
+    ceiling = Ceiling(folder)
     with serving(root) as plain, serving(root, tls=True) as secure:
         for name in cases:
             case = CASES[name]
@@ -165,13 +171,17 @@ def measure(
             for reader in found:
                 _check(reader, found[reader], url, values, read)
             alone = zarr_alone(root / f"{number}", settings)
-            ran = Rounds(_subjects({**found, ALONE: alone}, url, read), rounds)
+            ceilings = _ceilings(ceiling, server.port, root / f"{number}", case)
+            subjects = _subjects({**found, ALONE: alone}, url, read)
+            ran = Rounds({**ceilings, **subjects}, rounds)
             work = (len(windows) * _WINDOW**2 if case.windows else values.size) * 4 / MIB
             others = [reader for reader in found if reader != "zfast"]
             rest = {
                 reader: reader if reader in NO_ZARR else ran.without(reader, ALONE)
                 for reader in found
             }
+            best = min(ceilings, key=ran.seconds, default=None)
+            behind_zarr = best and ran.after(best, ALONE)
             yield (
                 name,
                 Beside(
@@ -184,6 +194,10 @@ def measure(
                     peer_ratios={peer: ran.seconds_ratio(peer, "zfast") for peer in others},
                     peer_ratios_without={
                         peer: ran.seconds_ratio(rest[peer], rest["zfast"]) for peer in others
+                    },
+                    ratio_to_ceiling=behind_zarr and ran.seconds_ratio(behind_zarr, "zfast"),
+                    ceiling_peer_ratios={
+                        peer: ran.seconds_ratio(peer, behind_zarr) for peer in others if behind_zarr
                     },
                 ),
             )
@@ -270,6 +284,25 @@ def _one_by_one(reader: Reader, url: str, windows: list[Window]) -> Subject:
     return reader.within(run)
 
 
+def _ceilings(ceiling: Ceiling, port: int, path: Path, case: Case) -> dict[str, Subject]:
+    """Bare loops that read all of the same objects; none where decoding takes more than they know.
+
+    They leave each chunk in one piece: what it takes to spread its rows over the array is not
+    theirs.
+    """
+    layout = LAYOUTS[case.layout]
+    decoded = layout.compressor is not None
+    if case.windows or layout.compressor == "blosc" or (decoded and layout.shard):
+        return {}
+    objects = sorted(file for file in (path / "c").rglob("*") if file.is_file())
+    return ceiling.readers(
+        port,
+        [f"/{path.name}/{file.relative_to(path).as_posix()}" for file in objects],
+        layout.chunk**2 * 4 if decoded else max(file.stat().st_size for file in objects),
+        ["tls"] * case.tls + ["zstd"] * decoded,
+    )
+
+
 # --- for asv
 
 
@@ -297,9 +330,13 @@ class Arrays:
     def track_alone(self, measured: dict[str, Beside], case: str) -> float:
         return measured[case].alone
 
+    def track_ratio_to_ceiling(self, measured: dict[str, Beside], case: str) -> float | None:
+        return measured[case].ratio_to_ceiling
+
     track_rate.unit = "MiB/s"
     track_hog_ratio.unit = "beside a hog / without, per core left"
     track_alone.unit = "zarr alone / zfast, time"
+    track_ratio_to_ceiling.unit = "zfast / a bare poll loop behind zarr"
 
 
 class ArrayPeers:

@@ -112,12 +112,18 @@ class Rounds:
 
         Where that is nearly all of it, noise alone is left.
         """
-        left = f"{name} without {part}"
-        self._runs[left] = [
-            Run(whole.seconds - of_it.seconds, whole.cpu - of_it.cpu)
-            for whole, of_it in zip(self._runs[name], self._runs[part], strict=True)
+        return self._combined(f"{name} without {part}", name, part, -1)
+
+    def after(self, name: str, first: str) -> str:
+        """Name what `name` and what has to come before it take together, in each round."""
+        return self._combined(f"{name} after {first}", name, first, +1)
+
+    def _combined(self, combined: str, name: str, other: str, sign: int) -> str:
+        self._runs[combined] = [
+            Run(one.seconds + sign * two.seconds, one.cpu + sign * two.cpu)
+            for one, two in zip(self._runs[name], self._runs[other], strict=True)
         ]
-        return left
+        return combined
 
     def cpu_ratio(self, name: str, other: str) -> float:
         """How much more CPU time `name` takes than `other`."""
