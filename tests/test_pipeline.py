@@ -28,7 +28,7 @@ from zarr.registry import get_pipeline_class
 from zarr.storage import LocalStore, LoggingStore, MemoryStore, StorePath
 
 import zfast
-from zfast import FastStore, pipeline
+from zfast import FastStore, array_reads, pipeline
 from zfast.pipeline import FastCodecPipeline
 
 Start = Callable[..., ScriptedServer]
@@ -201,6 +201,52 @@ def test_it_pickles_and_evolves() -> None:
     assert again == made
     array = zarr.create(shape=(4, 4), dtype="i4", store=MemoryStore())
     assert type(array._async_array.codec_pipeline) is FastCodecPipeline
+
+
+def _compiled(array: Any) -> list[Any]:
+    known: dict[Any, Any] = array._async_array.codec_pipeline._recipes._known
+    return list(known.values())
+
+
+@pytest.mark.parametrize("layout", ["raw", "format 3", "sharded"])
+def test_what_was_compiled_serves_all_that_is_stored_alike(
+    server: ScriptedServer, objects: Objects, layout: str
+) -> None:
+    objects.fill(VALUES, **LAYOUTS[layout])
+    arrays = [opened(server)[1] for _ in range(2)]
+    for array in arrays:
+        np.testing.assert_array_equal(array[...], VALUES)
+    (first,), (second,) = map(_compiled, arrays)
+    assert first is second
+
+    objects.clear()
+    objects.fill(VALUES, **LAYOUTS[layout], serializer=BytesCodec(endian="big"))
+    _, other = opened(server)
+    np.testing.assert_array_equal(other[...], VALUES)
+    (third,) = _compiled(other)
+    assert third is not first
+
+
+def test_codecs_without_a_hash_are_compiled_for_each_array(
+    server: ScriptedServer, objects: Objects
+) -> None:
+    objects.fill(VALUES, zarr_format=2, chunks=(16, 16), compressors=numcodecs.Zlib())
+    for _ in range(2):
+        _, array = opened(server)
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(array._async_array.codec_pipeline)
+        np.testing.assert_array_equal(array[...], VALUES)
+
+
+def test_what_was_compiled_is_bounded(
+    server: ScriptedServer, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(array_reads, "_MOST_SHARED", 3)
+    for side in range(4, 12):
+        objects.clear()
+        objects.fill(VALUES, **(LAYOUTS["raw"] | {"chunks": (side, side)}))
+        np.testing.assert_array_equal(opened(server)[1][...], VALUES)
+        assert 1 <= len(array_reads._shared) <= 3
 
 
 # ------------------------------------------------------------------------------- what zarr reads

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["Inexpressible", "Recipes", "read_array"]
 
 
+# A recipe and the order of its stored axes, or why there is none.
+_Compiled = tuple[Recipe, tuple[int, ...]] | str
+
+
 class Recipes:
     """The compiled codec chains of one pipeline, by what a chunk's specification says.
 
@@ -31,7 +35,7 @@ class Recipes:
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
-        self._known: dict[Any, tuple[Recipe, tuple[int, ...]] | str] = {}
+        self._known: dict[Any, _Compiled] = {}
 
     def get(self, spec: Any, dtype: np.dtype[Any]) -> tuple[Recipe, tuple[int, ...]]:
         """The recipe for the chunks of a specification, and the order of their stored axes.
@@ -44,19 +48,38 @@ class Recipes:
         name = (spec.shape, spec.dtype, spec.order, dtype)
         found = self._known.get(name)
         if found is None:
-            found = self._known[name] = self._compile(spec, dtype)
+            found = self._known[name] = _compiled(self._pipeline, name, spec, dtype)
         if isinstance(found, str):
             raise Inexpressible(found)
         return found
 
-    def _compile(self, spec: Any, dtype: np.dtype[Any]) -> tuple[Recipe, tuple[int, ...]] | str:
-        description = describe(self._pipeline, spec, dtype)
-        if description is None:
-            return why_not(self._pipeline, spec, dtype)
-        try:
-            return _recipe(description), description.axes
-        except (ValueError, OverflowError) as error:
-            return str(error)
+
+# zarr makes a pipeline for each array that it opens, most of them equal to one before.
+_shared: dict[Any, _Compiled] = {}
+_MOST_SHARED = 1024
+
+
+def _compiled(pipeline: Any, name: Any, spec: Any, dtype: np.dtype[Any]) -> _Compiled:
+    try:
+        found = _shared.get((pipeline, name))
+    except TypeError:
+        # Of codecs that have no hash, as numcodecs' have none.
+        return _compile(pipeline, spec, dtype)
+    if found is None:
+        if len(_shared) >= _MOST_SHARED:
+            _shared.clear()
+        found = _shared[pipeline, name] = _compile(pipeline, spec, dtype)
+    return found
+
+
+def _compile(pipeline: Any, spec: Any, dtype: np.dtype[Any]) -> _Compiled:
+    description = describe(pipeline, spec, dtype)
+    if description is None:
+        return why_not(pipeline, spec, dtype)
+    try:
+        return _recipe(description), description.axes
+    except (ValueError, OverflowError) as error:
+        return str(error)
 
 
 def _recipe(description: Description) -> Recipe:

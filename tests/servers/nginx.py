@@ -34,6 +34,7 @@ http {{
     fastcgi_temp_path {work}/fastcgi;
     uwsgi_temp_path {work}/uwsgi;
     scgi_temp_path {work}/scgi;
+    log_not_found off;
     sendfile on;
     tcp_nopush on;
     keepalive_requests {keepalive_requests};
