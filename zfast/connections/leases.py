@@ -27,7 +27,12 @@ from zfast._core.tls_sessions import session_of, unavailable
 from zfast._core.types import Status
 from zfast.config import setting
 from zfast.connections import opening
-from zfast.connections.opening import NO_DESCRIPTOR, addresses, open_connection
+from zfast.connections.opening import (
+    NO_DESCRIPTOR,
+    addresses,
+    close_unless_idle,
+    open_connection,
+)
 from zfast.connections.origins import Origin, all_connections, origins
 from zfast.errors import ConfigurationError
 from zfast.locations.http import HTTPLocation
@@ -80,6 +85,7 @@ def _dial(calls: Calls, origin_id: int) -> None:
         with runtime.fork_guard:
             pool = origin.pool()
         connection = _connection_of(calls.engine, origin, pool)
+        close_unless_idle(connection)
         used = not connection.is_closed
         timeout = origin.connections.connect_timeout
         address = open_connection(pool, connection, origin.scheme, timeout)

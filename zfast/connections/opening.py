@@ -32,7 +32,15 @@ from zfast._core.types import Status
 from zfast.addresses import Addresses
 from zfast.connections.origins import tunnels
 
-__all__ = ["NO_DESCRIPTOR", "addresses", "explain", "forget", "open_connection", "peer_of"]
+__all__ = [
+    "NO_DESCRIPTOR",
+    "addresses",
+    "close_unless_idle",
+    "explain",
+    "forget",
+    "open_connection",
+    "peer_of",
+]
 
 NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 # While others are left, long enough for the first packet to be lost and sent again, a second later.
@@ -48,6 +56,31 @@ addresses = Addresses()
 _single_until: dict[tuple[str, int], float] = {}
 
 
+def close_unless_idle(connection: Any) -> None:
+    """Close a connection on which an exchange is not over: its rest would pass for the next one."""
+    if not _is_idle(connection) or _holds_back(connection.sock):
+        connection.close()
+
+
+def _is_idle(connection: Any) -> bool:
+    # As http.client tells it, under these names alone: should they go, connections are opened anew.
+    # A response that was let go of is closed as well, but for its length: a chunked one has none.
+    try:
+        response = connection._HTTPConnection__response
+        over = response is None or (response.isclosed() and response.length == 0)
+        return bool(over and connection._HTTPConnection__state == "Idle")
+    except AttributeError:
+        return False
+
+
+def _holds_back(sock: Any) -> bool:
+    # Whether there may be more behind the last response than a poll tells of.
+    if isinstance(sock, ssl.SSLSocket):
+        return sock.pending() > 0
+    # TLS within TLS cannot say.
+    return not isinstance(sock, socket.socket)
+
+
 def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | None) -> str:
     """Have a connection of `pool` be open, as it is before urllib3 sends a request.
 
@@ -56,7 +89,7 @@ def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | No
     pool : HTTPConnectionPool
         Its pool.
     connection : HTTPConnection
-        Closed, or used before.
+        Closed, or idle: see `close_unless_idle`.
     scheme : str
         Of the origin; the proxy's may be another.
     timeout : float or None
@@ -68,10 +101,6 @@ def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | No
         The address that it leads to, which `addresses` counts from now on; "" for none.
     """
     connection.timeout = timeout
-    if isinstance(connection.sock, ssl.SSLSocket) and connection.sock.pending():
-        # Behind the last response there was something, which no poll tells of: it would pass for
-        # the next one.
-        connection.close()
     with _Spread(connection) as spread:
         if connection.is_closed and pool.proxy is not None and tunnels(pool, scheme):
             pool._prepare_proxy(connection)
