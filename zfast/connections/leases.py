@@ -126,8 +126,11 @@ def _connection_of(engine: Engine, origin: Origin, pool: Any) -> Any:
         except EmptyPoolError:
             if time.monotonic() > deadline:
                 raise
-        # What the pool has lent may only be idling with the engine, for another client of it.
-        engine.release_idle([o.id for o in list(origins.values()) if o.shares_pool_with(origin)])
+        # What the pool has lent may only be idling with the engine: for a client with other limits,
+        # or for another host, where a proxy leads to both.
+        with runtime.fork_guard:
+            holders = {lease.origin for lease in _leases.values() if lease.pool is pool}
+        engine.release_idle(holders - {origin.id})
         time.sleep(0.01)
 
 

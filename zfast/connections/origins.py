@@ -43,15 +43,6 @@ class Origin:
     engine: Engine
     id: int = field(default_factory=lambda: next(_origin_ids))
 
-    def shares_pool_with(self, other: Origin) -> bool:
-        """Whether both lead to the same pool, on behalf of different clients."""
-        return (
-            self is not other
-            and self.engine is other.engine
-            and self.manager is other.manager
-            and (self.scheme, self.host, self.port) == (other.scheme, other.host, other.port)
-        )
-
     def pool(self) -> Any:
         """The pool; asked for anew each time, since a manager forgets those that it uses least."""
         host = f"[{self.host}]" if ":" in self.host else self.host

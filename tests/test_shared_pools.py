@@ -1,0 +1,82 @@
+"""Hosts behind a proxy, and clients with other limits, take turns at a pool that blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+import urllib3
+from servers.scripted import Action, Request, ScriptedServer, ok, redirect
+
+import zfast
+from zfast import Client
+
+Start = Callable[..., ScriptedServer]
+
+HOSTS = [f"http://{name}.example" for name in "abc"]
+
+
+def forwarded(request: Request) -> Iterable[Action]:
+    if request.target.endswith("/moved"):
+        return [redirect(f"{HOSTS[1]}/there")]
+    return [ok(request.target.encode())]
+
+
+def nothing_failed(proxy: ScriptedServer, maxsize: int, *clients: Client) -> None:
+    # Nobody used up an attempt, and no connection was given up for another one.
+    assert [client.stats()["retries"] for client in clients] == [0] * len(clients)
+    assert len(proxy.connections) == len(proxy.open_connections) <= maxsize
+
+
+@pytest.fixture(params=[1, 4])
+def maxsize(request: pytest.FixtureRequest) -> int:
+    size: int = request.param
+    return size
+
+
+def test_hosts_behind_a_forwarding_proxy(scripted: Start, maxsize: int) -> None:
+    proxy = scripted(forwarded)
+    manager = urllib3.ProxyManager(proxy.url, maxsize=maxsize, block=True)
+    clients = [Client(host, pool_manager=manager) for host in HOSTS]
+    for _ in range(3):
+        for host, client in zip(HOSTS, clients, strict=True):
+            read = client.get_many([(str(number), None) for number in range(20)])
+            assert read == [f"{host}/{number}".encode() for number in range(20)]
+    nothing_failed(proxy, maxsize, *clients)
+
+
+def test_one_batch_of_several_hosts(scripted: Start, maxsize: int) -> None:
+    proxy = scripted(forwarded)
+    manager = urllib3.ProxyManager(proxy.url, maxsize=maxsize, block=True)
+    urls = [f"{host}/{number}" for number in range(20) for host in HOSTS]
+    assert zfast.cat_ranges(urls, pool_manager=manager) == [url.encode() for url in urls]
+    nothing_failed(proxy, maxsize)
+
+
+def test_a_redirect_to_another_host(scripted: Start, maxsize: int) -> None:
+    proxy = scripted(forwarded)
+    manager = urllib3.ProxyManager(proxy.url, maxsize=maxsize, block=True)
+    client = Client(HOSTS[0], pool_manager=manager)
+    assert client.get_many([("moved", None)] * 8) == [f"{HOSTS[1]}/there".encode()] * 8
+    nothing_failed(proxy, maxsize, client)
+
+
+def test_clients_of_other_timeouts(scripted: Start, maxsize: int) -> None:
+    server = scripted(lambda request: ok(request.key.encode()))
+    manager = urllib3.PoolManager(maxsize=maxsize, block=True)
+    clients = [Client(server.url, pool_manager=manager, timeout=seconds) for seconds in (20, 30)]
+    for _ in range(3):
+        for client in clients:
+            assert client.get_many([("key", None)] * 8) == [b"key"] * 8
+    nothing_failed(server, maxsize, *clients)
+
+
+def test_a_pool_that_is_shared_with_urllib3(scripted: Start) -> None:
+    proxy = scripted(forwarded)
+    manager = urllib3.ProxyManager(proxy.url, maxsize=1, block=True)
+    for host in HOSTS:
+        with Client(host, pool_manager=manager) as client:
+            assert client.get("ours") == f"{host}/ours".encode()
+        response = manager.request("GET", f"{host}/theirs", timeout=5, pool_timeout=5)
+        assert response.data == f"{host}/theirs".encode()
+        nothing_failed(proxy, 1, client)
