@@ -6,6 +6,7 @@ import base64
 import logging
 import pickle
 import ssl
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -195,6 +196,30 @@ def test_a_proxy_that_speaks_tls(
     assert client.get("key") == b"http://origin.example/key"
     assert client.stats()["fallback_reads"] == 0
     assert proxy.requests[0].field("Proxy-Authorization") == AUTHORIZATION
+
+
+@pytest.mark.parametrize("kind", ["http", "https"])
+@pytest.mark.parametrize("part", [b"HTTP/1.1 200 OK\r\nX-A: ", b""], ids=["field", "status"])
+def test_a_tunnel_whose_reply_never_ends(
+    scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str, kind: str, part: bytes
+) -> None:
+    def dripping(request: Request) -> Iterator[Action]:
+        yield part
+        while True:
+            # Each byte long before the time to connect is over.
+            yield b"H"
+            time.sleep(0.02)
+
+    proxy = scripted(dripping, tls=tls_context if kind == "https" else None)
+    manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file)
+    options = {"retries": 0, "timeout": 0.5, "deadline": 5}
+    client = Client("https://origin.example", pool_manager=manager, **options)
+    began = time.monotonic()
+    with pytest.raises(zfast.DeadlineError, match=r"connect_timeout .*timed out"):
+        client.get("key")
+    assert 0.5 <= time.monotonic() - began < 3
+    # The thread that dialled has let go of it.
+    proxy.wait_for(lambda: not proxy.open_connections)
 
 
 # ------------------------------------------------------------------------------------- by origin

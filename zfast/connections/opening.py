@@ -2,12 +2,15 @@
 
 Of a pool's methods for subclasses it calls `_prepare_proxy` and `_validate_conn`, as
 `HTTPConnectionPool.urlopen` does. Of a connection it has `_new_conn` see one address in place of
-the name, and only there: the Host field, SNI and the certificate's check are about the name.
+the name, and only there: the Host field, SNI and the certificate's check are about the name. Its
+`response_class` reads a proxy's reply to CONNECT.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import re
 import socket
 import ssl
@@ -101,9 +104,11 @@ def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | No
         The address that it leads to, which `addresses` counts from now on; "" for none.
     """
     connection.timeout = timeout
+    clock = _Clock(timeout)
     with _Spread(connection) as spread:
         if connection.is_closed and pool.proxy is not None and tunnels(pool, scheme):
-            pool._prepare_proxy(connection)
+            with _reply_in_time(connection, clock):
+                pool._prepare_proxy(connection)
         pool._validate_conn(connection)
         if connection.is_closed:
             connection.connect()
@@ -112,6 +117,46 @@ def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | No
             addresses.hold(peer, time.monotonic())
         return peer
     return spread.address
+
+
+@contextlib.contextmanager
+def _reply_in_time(connection: Any, clock: _Clock) -> Iterator[None]:
+    """While it is entered, the proxy's reply to CONNECT has to come in the clock's time."""
+    kind = connection.response_class
+
+    def timed(sock: Any, **options: Any) -> Any:
+        return kind(_Reply(sock, clock), **options)
+
+    connection.response_class = timed
+    try:
+        yield
+    finally:
+        connection.response_class = kind
+
+
+class _Reply(io.RawIOBase):
+    """A proxy's reply to CONNECT, in place of the socket that it comes over.
+
+    The socket's own timeout is for each byte of it, and how many there are is the proxy's choice.
+    """
+
+    def __init__(self, sock: Any, clock: _Clock) -> None:
+        self._sock = sock
+        self._clock = clock
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """As of a socket."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._clock.is_over():
+            raise TimeoutError("timed out")
+        # What is left then is for the handshake.
+        self._sock.settimeout(self._clock.share(0))
+        return int(self._sock.recv_into(buffer))
 
 
 class _Spread:
@@ -184,10 +229,14 @@ class _Spread:
 
 
 class _Clock:
-    """The time for one connection, over all addresses of its host."""
+    """The time for one connection, over all addresses of its host, and over a proxy's reply."""
 
     def __init__(self, timeout: float | None) -> None:
         self._deadline = None if timeout is None else time.monotonic() + timeout
+
+    def is_over(self) -> bool:
+        """Whether nothing is left of it."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     def share(self, others: int) -> float | None:
         """Seconds for the next step, with `others` to come behind it."""
