@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import urllib3
-from servers.scripted import Action, Fin, Request, Reset, ScriptedServer, ok
+from servers.scripted import Action, Fin, Request, Reset, ScriptedServer, Tunnel, ok
 
 import zfast
 from zfast import Client
@@ -112,6 +112,37 @@ def test_a_session_that_fails_unforeseen_ends_alone(caplog: pytest.LogCaptureFix
 
 def trusting(tls_ca_file: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=tls_ca_file)
+
+
+@pytest.mark.skipif(
+    not hasattr(ssl, "OP_IGNORE_UNEXPECTED_EOF"), reason="no such option before OpenSSL 3"
+)
+@pytest.mark.parametrize("way", ["natively", "python", "within tls"])
+@pytest.mark.parametrize("options", [0, getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)])
+@pytest.mark.parametrize("notify", [False, True])
+def test_an_end_that_the_context_takes_from_anybody(
+    scripted: Start,
+    tls_context: ssl.SSLContext,
+    tls_ca_file: str,
+    way: str,
+    options: int,
+    notify: bool,
+) -> None:
+    server = scripted([ok(LARGE).until_eof().then(Fin(notify))], tls=tls_context)
+    context = trusting(tls_ca_file)
+    context.options |= options
+    manager = urllib3.PoolManager(ssl_context=context)
+    if way == "within tls":
+        proxy = scripted(lambda request: Tunnel(server.address), tls=tls_context)
+        manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file, ssl_context=context)
+    with zfast.config.set(tls="python" if way == "python" else "auto"):
+        client = Client(server.url, pool_manager=manager, retries=0)
+        # With the option OpenSSL says the same of both ends.
+        if notify and not options:
+            assert client.get("key") == LARGE
+        else:
+            with pytest.raises(zfast.ConnectionFailedError, match="cut short"):
+                client.get("key")
 
 
 def reading_through(context: ssl.SSLContext, server: ScriptedServer) -> Client:

@@ -125,9 +125,6 @@ class _Session:
             except ssl.SSLWantWriteError:
                 self.read_wants = selectors.EVENT_WRITE
                 break
-            except ssl.SSLZeroReturnError:
-                self.closed = True
-                break
             except OSError as error:
                 self.failure = error
                 break
@@ -159,8 +156,9 @@ class Relay:
         ----------
         lease : int
             What `detach` will name it by.
-        tls : ssl.SSLSocket or alike
-            An open, non-blocking session; its raw end of stream must raise, not look clean.
+        tls : object
+            An open, non-blocking session with `fileno`, and `recv` and `send` like those of
+            `ssl.SSLSocket`; only close_notify may look like the end of a stream, any other raises.
         ended : callable
             Called before the engine sees the end of a stream that close_notify ended.
 

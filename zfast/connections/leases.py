@@ -34,6 +34,7 @@ from zfast.connections.opening import (
     open_connection,
 )
 from zfast.connections.origins import Origin, all_connections, origins
+from zfast.connections.sessions import session_over
 from zfast.errors import ConfigurationError
 from zfast.locations.http import HTTPLocation
 from zfast.relay import Relay
@@ -181,7 +182,7 @@ def _attach(calls: Calls, lease_id: int, tls: Any, why: str) -> socket.socket:
     with runtime.fork_guard:
         _relay = _relay or Relay()
         _relayed += 1
-    return _relay.attach(lease_id, tls, lambda: calls.believe_end(lease_id))
+    return _relay.attach(lease_id, session_over(tls), lambda: calls.believe_end(lease_id))
 
 
 # ------------------------------------------------------------------------------------ giving back
