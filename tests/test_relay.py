@@ -207,3 +207,30 @@ def test_a_session_is_as_it_was_when_it_is_given_back(
     pool._put_conn(connection)
     assert manager.request("GET", f"{server.url}/theirs").data == b"theirs"
     assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_uploads_within_tls_over_a_path_that_takes_little_at_once(
+    scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str, version: ssl.TLSVersion
+) -> None:
+    server = scripted(echo, tls=tls_context)
+    proxy = scripted(lambda request: Tunnel(server.address), tls=tls_context)
+    context = trusting(tls_ca_file)
+    context.maximum_version = version
+    manager = urllib3.ProxyManager(
+        proxy.url,
+        ca_certs=tls_ca_file,
+        ssl_context=context,
+        maxsize=1,
+        block=True,
+        socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)],
+    )
+    client = Client(server.url, pool_manager=manager, retries=0)
+    for size in (len(LARGE), 1, 70_000):
+        client.put("key", LARGE[:size])
+        assert server.requests[-1].body == LARGE[:size]
+    client.close()
+    # What urllib3 gets back goes on where the last record ended.
+    manager.request("PUT", f"{server.url}/theirs", body=LARGE[:9000], pool_timeout=10)
+    assert server.requests[-1].body == LARGE[:9000]
+    assert len(server.connections) == 1

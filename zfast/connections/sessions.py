@@ -5,13 +5,17 @@ They never block, and only close_notify ends them cleanly: any other end raises.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from urllib3.util.ssltransport import SSLTransport
 
 __all__ = ["Session", "session_over"]
 
+# What is in one at most (RFC 8446, section 5.1).
+_RECORD = 16 << 10
 # With this option OpenSSL says the same of an end without close_notify. Not known before OpenSSL 3.
 _IGNORE_UNEXPECTED_EOF = int(getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0))
 
@@ -44,18 +48,86 @@ class Session:
         OSError
             The session failed, or its end is none to believe.
         """
-        received: bytes = self._sock.recv(size)
-        if not received and self._may_be_cut:
-            raise ConnectionResetError("the end of the stream may be a cut")
-        return received
+        return self._believed(self._sock.recv(size))
 
     def send(self, data: memoryview) -> int:
         """Send some of `data`; what would block is to be tried again with the same bytes."""
         return int(self._sock.send(data))
 
+    def _believed(self, received: bytes) -> bytes:
+        if not received and self._may_be_cut:
+            raise ConnectionResetError("the end of the stream may be a cut")
+        return received
+
+
+class SessionWithin(Session):
+    """The session of TLS within TLS, urllib3's `SSLTransport`.
+
+    Its own methods lose what the socket does not take at once.
+
+    Parameters
+    ----------
+    transport : SSLTransport
+        Connected, over a non-blocking socket.
+    """
+
+    def __init__(self, transport: SSLTransport) -> None:
+        super().__init__(transport.socket, transport.sslobj.context.options)
+        self._tls = transport.sslobj
+        self._incoming = transport.incoming
+        self._outgoing = transport.outgoing
+        # Encrypted, and not with the socket yet.
+        self._records = memoryview(b"")
+        # Of the bytes that `send` was given last, how many are.
+        self._taken = 0
+
+    def recv(self, size: int) -> bytes:
+        return self._believed(self._step(self._tls.read, size))
+
+    def send(self, data: memoryview) -> int:
+        if not self._taken:
+            self._taken = self._step(self._tls.write, data)
+        self._flush()
+        taken, self._taken = self._taken, 0
+        return taken
+
+    def _step(self, call: Callable[[Any], Any], argument: Any) -> Any:
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                return call(argument)
+            held_up = None
+            try:
+                self._flush()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                held_up = error
+            try:
+                self._fill()
+            except ssl.SSLWantReadError:
+                # What a `send` has taken, that one waits for.
+                if held_up is None or self._taken:
+                    raise
+                raise held_up from None
+
+    def _flush(self) -> None:
+        while self._records or self._outgoing.pending:
+            # Until the socket has taken them it is to be offered the same again.
+            self._records = self._records or memoryview(self._outgoing.read())
+            self._records = self._records[self._sock.send(self._records) :]
+
+    def _fill(self) -> None:
+        try:
+            block = self._sock.recv(_RECORD)
+        except ssl.SSLZeroReturnError:
+            # The proxy's word, which is not the server's.
+            block = b""
+        if block:
+            self._incoming.write(block)
+        else:
+            self._incoming.write_eof()
+
 
 def session_over(sock: Any) -> Session:
-    """The session of a TLS socket of urllib3's."""
-    # TLS within TLS has no context of its own, but that of its session.
-    within = sock.sslobj if isinstance(sock, SSLTransport) else sock
-    return Session(sock, within.context.options)
+    """The session of a TLS socket of urllib3's, which does not block."""
+    if isinstance(sock, SSLTransport):
+        return SessionWithin(sock)
+    return Session(sock, sock.context.options)
