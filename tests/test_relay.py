@@ -8,13 +8,14 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
-from servers.scripted import Action, Fin, Request, Reset, ScriptedServer, Tunnel, ok
+from servers.scripted import Action, Fin, Request, Reset, ScriptedServer, Tunnel, Wait, ok
+from urllib3.util.ssl_ import create_urllib3_context
 
 import zfast
 from zfast import Client
@@ -108,6 +109,63 @@ def test_a_session_that_fails_unforeseen_ends_alone(caplog: pytest.LogCaptureFix
     assert [record.getMessage() for record in caplog.records] == [
         "the TLS relay failed at a session"
     ]
+
+
+@pytest.fixture
+def by_pyopenssl() -> Iterator[None]:
+    pytest.importorskip("OpenSSL")
+    pyopenssl = pytest.importorskip("urllib3.contrib.pyopenssl")
+    pyopenssl.inject_into_urllib3()
+    yield
+    pyopenssl.extract_from_urllib3()
+
+
+@pytest.mark.usefixtures("by_pyopenssl")
+def test_sessions_of_pyopenssl(
+    scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str
+) -> None:
+    def answer(request: Request) -> Iterable[Action]:
+        if request.key == "late":
+            yield Wait(asked)
+        yield ok(request.body or LARGE) if request.key != "end" else ok(LARGE).until_eof()
+
+    asked = threading.Event()
+    server = scripted(answer, tls=tls_context)
+    manager = urllib3.PoolManager(
+        maxsize=1,
+        block=True,
+        ca_certs=tls_ca_file,
+        socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)],
+    )
+    client = Client(server.url, pool_manager=manager, retries=0)
+    assert client.get("large") == LARGE
+    timer = threading.Timer(0.2, asked.set)
+    timer.start()
+    assert client.get("late") == LARGE
+    timer.join()
+    client.put("key", LARGE)
+    assert server.requests[-1].body == LARGE
+    assert client.get("end") == LARGE
+    assert client.stats()["fallback_reads"] == 4
+    client.close()
+    theirs = manager.request("GET", f"{server.url}/theirs", pool_timeout=10)
+    assert theirs.data == LARGE
+
+
+@pytest.mark.usefixtures("by_pyopenssl")
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("ending", [Fin(notify=False), Reset()], ids=str)
+def test_a_stream_of_pyopenssl_that_is_cut(
+    scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str, ending: Action, ignored: bool
+) -> None:
+    server = scripted([ok(LARGE).until_eof().then(ending)], tls=tls_context)
+    context = create_urllib3_context()
+    context.load_verify_locations(tls_ca_file)
+    context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0) * ignored
+    manager = urllib3.PoolManager(ssl_context=context)
+    client = Client(server.url, pool_manager=manager, retries=0)
+    with pytest.raises(zfast.ConnectionFailedError, match="cut short"):
+        client.get("key")
 
 
 def trusting(tls_ca_file: str) -> ssl.SSLContext:

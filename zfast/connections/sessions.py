@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -126,8 +127,55 @@ class SessionWithin(Session):
             self._incoming.write_eof()
 
 
+class SessionOfPyOpenSSL(Session):
+    """The session of a `WrappedSocket` of `urllib3.contrib.pyopenssl`.
+
+    Its own methods wait, or are not there.
+
+    Parameters
+    ----------
+    wrapped : WrappedSocket
+        Connected and non-blocking.
+    errors : module
+        `OpenSSL.SSL`, which need not be installed where nobody uses it.
+    """
+
+    def __init__(self, wrapped: Any, errors: Any) -> None:
+        self._tls = wrapped.connection
+        # Adds none, and says which there are; only the context did in the past.
+        set_options = getattr(self._tls, "set_options", self._tls.get_context().set_options)
+        super().__init__(wrapped, set_options(0))
+        self._errors = errors
+
+    def recv(self, size: int) -> bytes:
+        try:
+            received: bytes = self._step(self._tls.recv, size)
+        except ssl.SSLZeroReturnError:
+            received = b""
+        return self._believed(received)
+
+    def send(self, data: memoryview) -> int:
+        return int(self._step(self._tls.send, data))
+
+    def _step(self, call: Callable[[Any], Any], argument: Any) -> Any:
+        try:
+            return call(argument)
+        except self._errors.WantReadError:
+            raise ssl.SSLWantReadError from None
+        except self._errors.WantWriteError:
+            raise ssl.SSLWantWriteError from None
+        except self._errors.ZeroReturnError:
+            raise ssl.SSLZeroReturnError from None
+        except self._errors.Error as error:
+            # An end without close_notify among them.
+            raise ssl.SSLError(*error.args) from error
+
+
 def session_over(sock: Any) -> Session:
     """The session of a TLS socket of urllib3's, which does not block."""
     if isinstance(sock, SSLTransport):
         return SessionWithin(sock)
+    pyopenssl = sys.modules.get("urllib3.contrib.pyopenssl")
+    if pyopenssl is not None and isinstance(sock, pyopenssl.WrappedSocket):
+        return SessionOfPyOpenSSL(sock, pyopenssl.OpenSSL.SSL)
     return Session(sock, sock.context.options)
