@@ -69,17 +69,20 @@ def test_the_thread_survives_sessions_that_break(
     assert thread.is_alive()
 
 
+class Alike(socket.socket):
+    """A session like one of TLS, as far as the relay can tell."""
+
+    def recv(self, *arguments: Any) -> bytes:
+        try:
+            return super().recv(*arguments)
+        except BlockingIOError:
+            raise ssl.SSLWantReadError from None
+
+
 def test_a_session_that_fails_unforeseen_ends_alone(caplog: pytest.LogCaptureFixture) -> None:
     """As a TLS implementation of somebody else's may, which urllib3 takes as well."""
 
-    class Session(socket.socket):
-        def recv(self, *arguments: Any) -> bytes:
-            try:
-                return super().recv(*arguments)
-            except BlockingIOError:
-                raise ssl.SSLWantReadError from None
-
-    class Unforeseen(Session):
+    class Unforeseen(Alike):
         def recv(self, *_: Any) -> bytes:
             raise RuntimeError("unforeseen")
 
@@ -92,7 +95,7 @@ def test_a_session_that_fails_unforeseen_ends_alone(caplog: pytest.LogCaptureFix
             stack.enter_context(end)
         sessions = [
             stack.enter_context(kind(fileno=pair[0].detach()))
-            for kind, pair in zip((Unforeseen, Session), pairs, strict=True)
+            for kind, pair in zip((Unforeseen, Alike), pairs, strict=True)
         ]
         far, other = (
             stack.enter_context(relay.attach(lease, session, lambda: None))
@@ -166,6 +169,28 @@ def test_a_stream_of_pyopenssl_that_is_cut(
     client = Client(server.url, pool_manager=manager, retries=0)
     with pytest.raises(zfast.ConnectionFailedError, match="cut short"):
         client.get("key")
+
+
+def test_a_thread_that_does_not_start_is_started_with_the_next_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    relay = Relay()
+    ours, theirs = socket.socketpair()
+    for end in (ours, theirs):
+        end.setblocking(False)
+    with theirs, Alike(fileno=ours.detach()) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start"):
+                relay.attach(0, session, lambda: None)
+        with relay.attach(1, session, lambda: None) as far:
+            far.settimeout(10)
+            theirs.send(b"more")
+            assert far.recv(9) == b"more"
+            relay.detach(1)
 
 
 def trusting(tls_ca_file: str) -> ssl.SSLContext:

@@ -166,7 +166,13 @@ class Relay:
         -------
         socket.socket
             The far end, for the engine; the caller's to close after `detach`.
+
+        Raises
+        ------
+        RuntimeError
+            There can be no thread now; nothing is attached.
         """
+        self._start()
         far, near = socket.socketpair()
         for end in (far, near):
             end.setblocking(False)
@@ -196,14 +202,16 @@ class Relay:
         self._wakes.close()
         self._selector.close()
 
-    def _run(self, job: Callable[[], None]) -> None:
+    def _start(self) -> None:
         with self._lock:
-            self._todo.append(job)
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._loop, name="zfast-tls-relay", daemon=True
-                )
-                self._thread.start()
+                thread = threading.Thread(target=self._loop, name="zfast-tls-relay", daemon=True)
+                # Where there are too many, the next session tries again.
+                thread.start()
+                self._thread = thread
+
+    def _run(self, job: Callable[[], None]) -> None:
+        self._todo.append(job)
         with contextlib.suppress(BlockingIOError):
             self._wakes.send(b"!")
 
