@@ -8,7 +8,9 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +319,75 @@ def test_uploads_within_tls_over_a_path_that_takes_little_at_once(
     manager.request("PUT", f"{server.url}/theirs", body=LARGE[:9000], pool_timeout=10)
     assert server.requests[-1].body == LARGE[:9000]
     assert len(server.connections) == 1
+
+
+def given_back(client: Client, manager: urllib3.PoolManager, url: str) -> None:
+    """Have urllib3 go on with what the engine had."""
+    client.close()
+    theirs = manager.request("GET", f"{url}/theirs", pool_timeout=10, retries=False)
+    assert theirs.data == b"theirs"
+
+
+@pytest.mark.usefixtures("by_python")
+def test_a_connection_with_half_a_request_is_not_given_back(
+    tls_context: ssl.SSLContext, tls_ca_file: str
+) -> None:
+    """As where the server answers from what the head says, and takes the content later."""
+    heads: list[bytes] = []
+    answered = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError), tls_context.wrap_socket(sock, server_side=True) as tls:
+            heads.append(tls.recv(4096))
+            tls.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\ntheirs")
+            answered.wait(20)
+
+    def accept() -> None:
+        with contextlib.suppress(TimeoutError):
+            for _ in range(2):
+                threads.submit(serve, listening.accept()[0])
+
+    with socket.socket() as listening, ThreadPoolExecutor(3) as threads:
+        # Less than the local socket takes is more than this path does.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        listening.settimeout(10)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        threads.submit(accept)
+        manager = urllib3.PoolManager(
+            maxsize=1,
+            block=True,
+            ca_certs=tls_ca_file,
+            socket_options=[(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)],
+        )
+        url = f"https://127.0.0.1:{listening.getsockname()[1]}"
+        client = Client(url, pool_manager=manager, retries=0)
+        try:
+            client.put("key", LARGE[:150_000])
+            given_back(client, manager, url)
+        finally:
+            answered.set()
+    assert [head.split()[0] for head in heads] == [b"PUT", b"GET"]
+
+
+def test_a_connection_that_answered_unasked_is_not_given_back(
+    scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str, tls_path: str
+) -> None:
+    def answer(request: Request) -> Iterable[Action]:
+        yield ok(request.key.encode())
+        if request.key == "key":
+            yield Wait(answered)
+            yield b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nforeign"
+            said.set()
+
+    answered, said = threading.Event(), threading.Event()
+    server = scripted(answer, tls=tls_context)
+    manager = urllib3.PoolManager(maxsize=1, block=True, ca_certs=tls_ca_file)
+    client = Client(server.url, pool_manager=manager, retries=0)
+    assert client.get("key") == b"key"
+    answered.set()
+    assert said.wait(10)
+    # Long enough for the relay to have it, and too short for the engine to look.
+    time.sleep(0.1)
+    given_back(client, manager, server.url)
+    assert len(server.connections) == 2

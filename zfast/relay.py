@@ -54,6 +54,16 @@ class _Session:
             near |= selectors.EVENT_READ
         return tls, near
 
+    def at_rest(self) -> bool:
+        """Whether nothing is on its way, so that somebody else may go on with the session."""
+        if self.to_server or self.to_engine or self.read_wants != selectors.EVENT_READ:
+            return False
+        try:
+            self.near.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        return False
+
     def pass_on(self) -> bool:
         """Move what can be moved; False when the session is over."""
         try:
@@ -180,18 +190,30 @@ class Relay:
         self._run(lambda: self._begin(lease, session))
         return far
 
-    def detach(self, lease: int) -> None:
-        """Stop relaying a session, before its TLS socket is used or closed by anybody else."""
+    def detach(self, lease: int) -> bool:
+        """Stop relaying a session, before its TLS socket is used or closed by anybody else.
+
+        Returns
+        -------
+        bool
+            Whether the session is open, and the server was given all that the engine sent. What
+            the engine has not taken of what came may lie in the far end still.
+        """
         done = threading.Event()
+        at_rest = False
 
         def end() -> None:
+            nonlocal at_rest
             try:
+                session = self._sessions.get(lease)
+                at_rest = session is not None and session.at_rest()
                 self._end(lease)
             finally:
                 done.set()
 
         self._run(end)
         done.wait()
+        return at_rest
 
     def forget(self) -> None:
         """In a forked child: let go of the parent's descriptors, touch no session."""

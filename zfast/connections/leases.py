@@ -205,7 +205,9 @@ def _take_back(lease_id: int) -> _Lease | None:
             addresses.drop(lease.address)
     if lease is not None and lease.far is not None:
         assert _relay is not None
-        _relay.detach(lease_id)
+        # Half a request, or an answer to none, is nothing for whoever is next.
+        if not _relay.detach(lease_id) or lease.far.recv(1):
+            lease.connection.close()
         lease.far.close()
         if lease.connection.sock is not None:
             lease.connection.sock.suppress_ragged_eofs = True
