@@ -16,12 +16,24 @@ from typing import Any
 
 import pytest
 import urllib3
-from servers.scripted import Action, Fin, Request, Reset, ScriptedServer, Tunnel, Wait, ok
+from servers.scripted import (
+    Action,
+    Fin,
+    KeyUpdate,
+    Renegotiate,
+    Request,
+    Reset,
+    ScriptedServer,
+    Tunnel,
+    Wait,
+    ok,
+)
 from urllib3.util.ssl_ import create_urllib3_context
 
 import zfast
 from zfast import Client
 from zfast.connections import leases
+from zfast.connections.sessions import session_over
 from zfast.relay import Relay
 
 Start = Callable[..., ScriptedServer]
@@ -195,6 +207,14 @@ def test_a_thread_that_does_not_start_is_started_with_the_next_session(
             relay.detach(1)
 
 
+def test_the_end_of_what_is_only_used_like_tls_is_not_believed() -> None:
+    ours, theirs = socket.socketpair()
+    with Alike(fileno=ours.detach()) as sock:
+        theirs.close()
+        with pytest.raises(ConnectionResetError):
+            session_over(sock).recv(1)
+
+
 def trusting(tls_ca_file: str) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=tls_ca_file)
 
@@ -318,6 +338,30 @@ def test_uploads_within_tls_over_a_path_that_takes_little_at_once(
     # What urllib3 gets back goes on where the last record ended.
     manager.request("PUT", f"{server.url}/theirs", body=LARGE[:9000], pool_timeout=10)
     assert server.requests[-1].body == LARGE[:9000]
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "version"),
+    [(KeyUpdate(), ssl.TLSVersion.TLSv1_3), (Renegotiate(), ssl.TLSVersion.TLSv1_2)],
+    ids=str,
+)
+def test_new_keys_within_tls(
+    scripted: Start,
+    tls_context: ssl.SSLContext,
+    tls_ca_file: str,
+    change: Action,
+    version: ssl.TLSVersion,
+) -> None:
+    wire = ok(LARGE).wire()
+    server = scripted([[wire[:9000], change, wire[9000:]], ok(b"key")], tls=tls_context)
+    proxy = scripted(lambda request: Tunnel(server.address), tls=tls_context)
+    context = trusting(tls_ca_file)
+    context.maximum_version = version
+    manager = urllib3.ProxyManager(proxy.url, ca_certs=tls_ca_file, ssl_context=context)
+    client = Client(server.url, pool_manager=manager, retries=0)
+    assert client.get("large") == LARGE
+    assert client.get("key") == b"key"
     assert len(server.connections) == 1
 
 

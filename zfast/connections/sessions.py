@@ -17,24 +17,24 @@ __all__ = ["Session", "session_over"]
 
 # What is in one at most (RFC 8446, section 5.1).
 _RECORD = 16 << 10
-# With this option OpenSSL says the same of an end without close_notify. Not known before OpenSSL 3.
+# Not before OpenSSL 3.
 _IGNORE_UNEXPECTED_EOF = int(getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0))
 
 
 class Session:
-    """The session of an `ssl.SSLSocket`.
+    """The session of an `ssl.SSLSocket`, or of what is used like one.
 
     Parameters
     ----------
     sock : ssl.SSLSocket
         Connected and non-blocking; its `suppress_ragged_eofs` is False.
-    options : int
-        Of the session, as in `ssl.SSLContext.options`.
+    may_be_cut : bool
+        It does not tell close_notify from an end that anybody can have made.
     """
 
-    def __init__(self, sock: Any, options: int) -> None:
+    def __init__(self, sock: Any, may_be_cut: bool) -> None:
         self._sock = sock
-        self._may_be_cut = bool(options & _IGNORE_UNEXPECTED_EOF)
+        self._may_be_cut = may_be_cut
 
     def fileno(self) -> int:
         return int(self._sock.fileno())
@@ -73,7 +73,7 @@ class SessionWithin(Session):
     """
 
     def __init__(self, transport: SSLTransport) -> None:
-        super().__init__(transport.socket, transport.sslobj.context.options)
+        super().__init__(transport.socket, _may_be_cut(transport.sslobj.context.options))
         self._tls = transport.sslobj
         self._incoming = transport.incoming
         self._outgoing = transport.outgoing
@@ -144,7 +144,7 @@ class SessionOfPyOpenSSL(Session):
         self._tls = wrapped.connection
         # Adds none, and says which there are; only the context did in the past.
         set_options = getattr(self._tls, "set_options", self._tls.get_context().set_options)
-        super().__init__(wrapped, set_options(0))
+        super().__init__(wrapped, _may_be_cut(set_options(0)))
         self._errors = errors
 
     def recv(self, size: int) -> bytes:
@@ -178,4 +178,10 @@ def session_over(sock: Any) -> Session:
     pyopenssl = sys.modules.get("urllib3.contrib.pyopenssl")
     if pyopenssl is not None and isinstance(sock, pyopenssl.WrappedSocket):
         return SessionOfPyOpenSSL(sock, pyopenssl.OpenSSL.SSL)
-    return Session(sock, sock.context.options)
+    known = isinstance(sock, ssl.SSLSocket)
+    return Session(sock, not known or _may_be_cut(sock.context.options))
+
+
+def _may_be_cut(options: int) -> bool:
+    # OpenSSL says the same of an end without close_notify then.
+    return bool(options & _IGNORE_UNEXPECTED_EOF)
