@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -284,53 +283,6 @@ async def test_without_index_pages_only_listing_fails(
         len(store)
     assert store["a/zarr.json"] == b"22"
     assert "a/zarr.json" in store
-
-
-@pytest.mark.parametrize("server", [(Nginx, {"dav": True}), Caddy], ids=["nginx", "caddy"])
-@pytest.mark.parametrize("base", ["/new", "/not/yet%20there/"])
-async def test_a_base_that_is_not_there_is_empty(
-    start: Callable[..., Any], tmp_path: Path, server: Any, base: str
-) -> None:
-    kind, options = server if isinstance(server, tuple) else (server, {})
-    running = start(kind, tmp_path, **options)
-    store = FastStore(running.url + base, read_only="dav" not in options)
-    assert await collect(store.list()) == []
-    assert await collect(store.list_dir("a")) == []
-    assert await store.is_empty("")
-    if not store.read_only:
-        await store.delete_dir("")
-        await store.set("a/b", buffer(b"1"))
-        assert await collect(store.list()) == ["a/b"]
-
-
-@pytest.mark.parametrize(
-    ("above", "listing"),
-    [
-        pytest.param({}, False, id="nothing lists"),
-        pytest.param({"": ["other"]}, True, id="the root does"),
-        pytest.param({"": ["other", "a"]}, False, id="one that has it"),
-        pytest.param({"": ["a"], "a/": ["other"]}, True, id="the nearest does"),
-        pytest.param({"": ["a"], "a/": ["base"]}, False, id="the nearest has it"),
-    ],
-)
-async def test_what_is_missing_is_told_from_what_is_not_listed(
-    scripted: Callable[..., ScriptedServer], above: dict[str, list[str]], listing: bool
-) -> None:
-    """As where some directories of a server have index pages, and those of others are missing."""
-
-    def answer(request: Request) -> Reply:
-        if request.key not in above:
-            return status(404)
-        rows = [{"name": name, "type": "directory"} for name in above[request.key]]
-        return ok(json.dumps(rows).encode(), content_type="application/json")
-
-    store = FastStore(f"{scripted(answer).url}/a/base")
-    for call in (store.list, lambda: store.list_dir("below")):
-        if listing:
-            assert await collect(call()) == []
-        else:
-            with pytest.raises(zfast.ListingError, match="no directory index page"):
-                await collect(call())
 
 
 @pytest.mark.parametrize(

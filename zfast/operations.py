@@ -49,9 +49,14 @@ _OK, _MISSING, _CHANGED, _CANCELLED, _OVERLONG = (
 )
 ZARR_2_DOCUMENTS = frozenset((".zarray", ".zattrs", ".zgroup", ".zmetadata"))
 """What describes the nodes of zarr format 2; nginx leaves such names out of its index pages."""
+_DOCUMENTS = ("zarr.json", *sorted(ZARR_2_DOCUMENTS))
 _LISTED_AT_ONCE = 256
+_NOT_FOUND = 404
+_PROBE = "zfast-probe"
 # What a server without index pages answers for a directory: nginx and Apache 403, others 405.
 _NO_INDEX = (401, 403, 405)
+# What one answers for a name that it keeps to itself; and, below a file, Caddy.
+_REFUSED = (400, 401, 403, 405)
 # What one answers that keeps its directories, has none, or takes no DELETE, where all listed keys
 # are gone and only what no page shows is left; another status is a failure, and told.
 _NOT_DELETED = (400, 403, 405, 409, 501)
@@ -294,7 +299,14 @@ class Operations:
         if prefix and any(name in ("", ".", "..") for name in prefix.split("/")[:-1]):
             # Servers take these out of a path, percent-encoded too: another directory would go.
             raise ValueError(f"{prefix!r} is no directory's name below the base URL")
-        keys, directories = yield from self._walk(prefix, new_batch)
+        try:
+            keys, directories = yield from self._walk(prefix, new_batch)
+        except ListingError as error:
+            if self._lists or error.status != _NOT_FOUND:
+                raise
+            if not (yield from self._may_be_absent(new_batch)):
+                raise
+            keys, directories = yield from self._walk_written(prefix, new_batch)
         if not directories:
             return
         yield from self.delete_many(keys, new_batch)
@@ -352,11 +364,13 @@ class Operations:
     def _pages(
         self, directories: Sequence[str], new_batch: NewBatch
     ) -> Steps[list[Listing | None]]:
-        # None for a directory that does not exist.
+        # None for a directory that is not there.
         targets = [self.location.directory_target(directory) for directory in directories]
         pages = yield from self._fetch_pages(directories, targets, new_batch)
-        if not self._lists:
-            yield from self._assure_listing(directories, pages, new_batch)
+        self._lists = self._lists or any(page is not None for page in pages)
+        absent = [at for at, page in zip(directories, pages, strict=True) if page is None]
+        if absent:
+            yield from self._assure_absence(absent, new_batch)
         return pages
 
     def _fetch_pages(
@@ -377,27 +391,66 @@ class Operations:
             for index, (directory, target) in enumerate(zip(directories, targets, strict=True))
         ]
 
-    def _assure_listing(
-        self, directories: Sequence[str], pages: Sequence[Listing | None], new_batch: NewBatch
-    ) -> Steps[None]:
-        # A server without index pages may call every directory missing, as Caddy does.
-        if any(page is not None for page in pages):
-            self._lists = True
-        elif "" not in directories:
+    def _assure_absence(self, directories: Sequence[str], new_batch: NewBatch) -> Steps[None]:
+        # 404 is not enough: Caddy without index pages and object stores answer it for any directory
+        # at all. Nor is a page above that does not have the name, since none shows what is mounted
+        # there (nginx's `location`). So the base itself has to list; its pages then speak for what
+        # is below it, until an object shows that they do not.
+        if not self._lists:
+            if "" in directories:
+                raise self._no_listing("", _NOT_FOUND)
             yield from self._pages([""], new_batch)
-        elif not (yield from self._base_is_absent(new_batch)):
-            raise self._no_listing("", 404)
+        held = yield from self._with_documents(directories, new_batch)
+        if held:
+            raise self._no_listing(held[0], _NOT_FOUND)
 
-    def _base_is_absent(self, new_batch: NewBatch) -> Steps[bool]:
-        """Whether the nearest directory above the base that is there lists, but not what is below.
+    def _with_documents(self, directories: Sequence[str], new_batch: NewBatch) -> Steps[list[str]]:
+        # The directories in which there is a document of zarr's, whatever pages show. One that is
+        # refused (nginx is often told to keep dot files to itself) is there for nobody.
+        held: list[str] = []
+        for start in range(0, len(directories), _LISTED_AT_ONCE):
+            names = [
+                (directory, directory + document)
+                for directory in directories[start : start + _LISTED_AT_ONCE]
+                for document in _DOCUMENTS
+            ]
+            batch = new_batch()
+            for _, key in names:
+                batch.add(self.policy, self.origin(), _HEAD, self.location.target(key))
+            yield batch
+            for index, (directory, key) in enumerate(names):
+                outcome = batch.outcome(index)
+                if outcome["directory"] or outcome["code"] == _MISSING:
+                    continue
+                if outcome["code"] == _OK:
+                    held.append(directory)
+                elif outcome["status"] not in _REFUSED:
+                    raise self.error(batch, index, key, method="HEAD")
+        return held
 
-        As before the first write to a store.
-        """
+    def _may_be_absent(self, new_batch: NewBatch) -> Steps[bool]:
+        # As before the first write to a store: the nearest directory above the base that is there
+        # lists, but not what is below.
         for name, target in self.location.ancestors():
             (page,) = yield from self._fetch_pages([""], [target], new_batch)
             if page is not None:
                 return all(entry.name != name for entry in page)
         return False
+
+    def _walk_written(self, prefix: str, new_batch: NewBatch) -> Steps[tuple[list[str], list[str]]]:
+        # Nothing that is read tells a base that is absent from one that does not list. But to write
+        # there makes the directory, whose page then has that key and whatever else there is: a
+        # mount that does not list goes on to answer 404.
+        probe = prefix + _PROBE
+        yield from self.put_many([(probe, b"listed?")], False, new_batch)
+        try:
+            keys, directories = yield from self._walk(prefix, new_batch)
+            if probe not in keys:
+                raise self._no_listing(prefix, 200)
+        except ZfastError:
+            yield from self.delete_many([probe], new_batch)
+            raise
+        return keys, directories
 
     def _page(self, batch: Batch, index: int, directory: str, target: bytes) -> Listing | None:
         body = batch.body(index)
@@ -411,10 +464,15 @@ class Operations:
         return page
 
     def _no_listing(self, directory: str, status: int) -> ListingError:
-        return ListingError(
+        reason = (
             "the server offers no directory index page; switch it on there (nginx: autoindex, "
             "Caddy: file_server browse, Apache: Options +Indexes), or open the store by "
-            "consolidated metadata",
+            "consolidated metadata"
+        )
+        if status == _NOT_FOUND and not directory:
+            reason += '; if there is no store yet, mode "a" creates one without'
+        return ListingError(
+            reason,
             url=self.location.display(directory) if directory else self.location.url,
             status=status,
             method="GET",
