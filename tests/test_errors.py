@@ -315,6 +315,13 @@ def test_shows_no_secret(cls: type[ZfastError]) -> None:
         ("/a/b?token=1", "/a/b"),
         ("/a?next=http://h/b", "/a"),
         ("u:p@host/a?b", "host/a"),
+        ("http:/u:p@host/a?b", "host/a"),
+        ("https//u:p@host/a", "host/a"),
+        ("//u:p@host/a", "host/a"),
+        ("http:///u:p@host/a", "host/a"),
+        ("ht tp://u:pa/s@s@host/a", "host/a"),
+        ("http:/u:pa?ss@host/a", "..."),
+        ("u@http://[", "http://..."),
         ("https://h/a b\r\n\u2028é", "https://h/a%20b%0D%0A%E2%80%A8é"),
         ("", ""),
     ],
@@ -338,3 +345,15 @@ def test_redact_is_total_and_printable(url: str) -> None:
 )
 def test_redact_drops_any_userinfo_and_query(user: str, token: str) -> None:
     assert redact(f"https://{user}:{token}@host/path?{token}#{token}") == "https://host/path"
+
+
+@given(
+    st.sampled_from(
+        ["", "/", "//", "http:", "http:/", "https//", "https;//", "1://", "://", "http:///"]
+    ),
+    st.text(alphabet="abcXYZ019-._~!$&'()*+,;=:%@/\\é ", min_size=1),
+)
+def test_redact_drops_what_may_be_a_userinfo_where_the_scheme_is_mistyped(
+    slip: str, password: str
+) -> None:
+    assert redact(f"{slip}ann:{password}@host/path") == "host/path"

@@ -42,7 +42,8 @@ def redact(url: str) -> str:
     """Return ``url`` without userinfo, query and fragment, fit to be shown.
 
     Total: any string has an answer. Where the end of the userinfo cannot be told (a password
-    with a bare ``/`` or ``?`` in it), the whole authority is left out rather than guessed.
+    with a bare ``/`` or ``?`` in it), the whole authority is left out rather than guessed. Without
+    scheme or host whatever stands before an ``@`` may be a password, and is left out.
 
     Parameters
     ----------
@@ -55,10 +56,8 @@ def redact(url: str) -> str:
         Printable, without spaces: what is neither is percent-encoded.
     """
     scheme, separator, rest = url.partition("://")
-    if not (separator and _SCHEME.fullmatch(scheme)):
-        path = re.split(r"[?#]", url, maxsplit=1)[0]
-        head, slash, tail = path.partition("/")
-        return _printable(head.rpartition("@")[2] + slash + tail)
+    if not (separator and _SCHEME.fullmatch(scheme)) or rest.startswith("/"):
+        return _redact_part(url)
     # A "@" after a "?" or "#" and before any "/" may end a password that was not encoded.
     before_slash = rest.partition("/")[0]
     authority, *query = re.split(r"[?#]", before_slash, maxsplit=1)
@@ -67,6 +66,15 @@ def redact(url: str) -> str:
         return f"{scheme}://..."
     _, slash, path = re.split(r"[?#]", rest, maxsplit=1)[0].partition("/")
     return _printable(f"{scheme}://{host}{slash}{path}")
+
+
+def _redact_part(text: str) -> str:
+    # A slip (`http:/user:password@host/a`) has its userinfo anywhere: it ends at the last "@".
+    path, *query = re.split(r"[?#]", text, maxsplit=1)
+    if query and "@" in query[0]:
+        return "..."
+    _, at, rest = path.rpartition("@")
+    return redact(rest) if at else _printable(path)
 
 
 def _printable(text: str) -> str:
