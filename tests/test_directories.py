@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from servers.scripted import Reply, ScriptedServer, ok, status
 from servers.site import Site
+
+pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
+
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 import zfast
 
@@ -40,6 +50,56 @@ async def test_a_file_is_no_directory(site: Site) -> None:
     assert await store.getsize_prefix("group/c/0") == 0
     assert await store.is_empty("group/c/0")
     assert [name async for name in store.list_dir("group/c")] == ["0"]
+
+
+async def test_there_is_nothing_below_a_file(site: Site) -> None:
+    """As zarr finds out of all that is listed; Caddy answers 400 for what it cannot look for."""
+    store = zfast.FastStore(site.url)
+    with zfast.Client(site.url) as client:
+        for key in ("group/c/0/zarr.json", "group/c/0/deeper/.zarray"):
+            assert client.get(key) is None
+            assert client.head(key) is None
+            assert await client.get_async(key) is None
+            assert await store.get(key, default_buffer_prototype()) is None
+            assert not await store.exists(key)
+            assert key not in store
+
+
+@pytest.mark.filterwarnings("ignore:Object at .* is not recognized as a component")
+def test_files_beside_its_nodes_do_not_end_the_listing_of_a_group(site: Site) -> None:
+    local = zarr.open_group(str(site.root / "hierarchy"), mode="w")
+    local.create_array("a", shape=1, dtype="i4")
+    local.create_group("b/c")
+    site.write({"hierarchy/README.txt": b"", "hierarchy/b/notes": b""})
+    group = zarr.open_group(zfast.FastStore(f"{site.url}/hierarchy"), mode="r")
+    assert sorted(group) == ["a", "b"]
+    assert sorted(name for name, _ in group.members(max_depth=None)) == ["a", "b", "b/c"]
+    assert "README.txt" not in group
+
+
+@pytest.mark.parametrize("key", ["a/b/zarr.json", "zarr.json"])
+@pytest.mark.parametrize("answer", [status(404), ok(b"<html>", content_type="text/html")])
+async def test_a_bad_request_is_an_error(
+    scripted: Callable[..., ScriptedServer], key: str, answer: Reply
+) -> None:
+    """Unless the server itself says that what is above the key is a file."""
+    objects = {"a", "a/b"}
+    server = scripted(
+        lambda request: (
+            status(400) if request.key == key else ok(b"1") if request.key in objects else answer
+        )
+    )
+    store = zfast.FastStore(server.url)
+    calls: list[Callable[[], Any]] = [
+        lambda: store[key],
+        lambda: key in store,
+        lambda: store.get_sync(key),
+        lambda: sync(store.get(key, default_buffer_prototype())),
+        lambda: sync(store.exists(key)),
+    ]
+    for call in calls:
+        with pytest.raises(zfast.ResponseError, match="400"):
+            call()
 
 
 def test_a_url_may_lead_to_a_directory(site: Site) -> None:

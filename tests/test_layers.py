@@ -80,6 +80,7 @@ LAYERS = (
     ("zfast.connections",),
     ("zfast.policy", "zfast.stats"),
     ("zfast.operations",),
+    ("zfast.directories",),
     ("zfast.cat", "zfast.client"),
     ("zfast.array_reads", "zfast.arrivals", "zfast.collector"),
     ("zfast._mapping",),

@@ -17,8 +17,8 @@ from zfast._mapping import KeyMapping
 from zfast.client import Client
 from zfast.collector import names_object
 from zfast.config import setting
+from zfast.directories import ZARR_2_DOCUMENTS
 from zfast.errors import ListingError
-from zfast.operations import ZARR_2_DOCUMENTS
 
 __all__ = ["FastStore"]
 
@@ -90,7 +90,7 @@ class FastStore(KeyMapping, Store):
         """Delete all keys below a path, and the directory where the server has such."""
         self._check_writable()
         client = self._open_client()
-        client._run(functools.partial(client._operations.delete_dir, _directory(path)))
+        client._run(functools.partial(client._directories.delete_dir, _directory(path)))
 
     def clear(self) -> None:
         """Delete all keys."""

@@ -16,6 +16,7 @@ from zfast._core.buffers import Body
 from zfast._core.engine import Engine
 from zfast._core.types import Status
 from zfast.config import setting
+from zfast.directories import Directories
 from zfast.errors import raise_for
 from zfast.locations.http import HTTPLocation
 from zfast.operations import NewBatch, ObjectInfo, OnError, Operations, Steps
@@ -129,6 +130,7 @@ class Client:
         )
         self._connections = connections.shared(pool_manager, ca_certs, limits.connect)
         self._operations = Operations(self._location, self._connections, self._policy)
+        self._directories = Directories(self._operations)
         self._closed = False
 
     # ------------------------------------------------------------------------------- what it is
@@ -391,11 +393,11 @@ class Client:
         ListingError
             If the server offers no directory index pages.
         """
-        return self._iterate(functools.partial(self._operations.list_prefix, prefix))
+        return self._iterate(functools.partial(self._directories.list_prefix, prefix))
 
     def list_async(self, prefix: str = "") -> AsyncIterator[str]:
         """Iterate over all keys that begin with `prefix`; the async twin of `list`."""
-        return self._iterate_async(functools.partial(self._operations.list_prefix, prefix))
+        return self._iterate_async(functools.partial(self._directories.list_prefix, prefix))
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the bare names of what is directly below a prefix, each once.
@@ -405,11 +407,11 @@ class Client:
         ListingError
             If the server offers no directory index pages.
         """
-        return self._iterate(functools.partial(self._operations.list_dir, prefix))
+        return self._iterate(functools.partial(self._directories.list_dir, prefix))
 
     def list_dir_async(self, prefix: str = "") -> AsyncIterator[str]:
         """Iterate over what is directly below a prefix; the async twin of `list_dir`."""
-        return self._iterate_async(functools.partial(self._operations.list_dir, prefix))
+        return self._iterate_async(functools.partial(self._directories.list_dir, prefix))
 
     # ------------------------------------------------------------------------ running operations
 

@@ -5,7 +5,7 @@ Written once for both faces: how the batches are waited for is the client's busi
 
 from __future__ import annotations
 
-import logging
+import itertools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -19,47 +19,31 @@ from zfast._core.policy import Policy
 from zfast._core.shard_indexes import ShardIndexes
 from zfast._core.types import Method, Status
 from zfast.connections import Connections
-from zfast.errors import ListingError, ZfastError, error_for
+from zfast.errors import ZfastError, error_for
 from zfast.locations.http import HTTPLocation
-from zfast.locations.listing import Listing
 from zfast.planner import bounds, grouped, span
 
 __all__ = [
-    "ZARR_2_DOCUMENTS",
     "NewBatch",
     "ObjectInfo",
     "OnError",
     "Operations",
     "Steps",
+    "fields_of",
     "first_failure",
     "read_error",
 ]
-
-_log = logging.getLogger("zfast")
 
 T = TypeVar("T")
 OnError = Literal["raise", "return"]
 NewBatch = Callable[..., Batch]
 Steps = Generator[Batch, None, T]
 
-_INDEX_FIELDS = b"Accept: application/json, text/html;q=0.9\r\n"
 _GET, _HEAD, _PUT, _DELETE = (int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE))
 _OK, _MISSING, _CHANGED, _CANCELLED, _OVERLONG = (
     int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED, Status.OVERLONG)
 )
-ZARR_2_DOCUMENTS = frozenset((".zarray", ".zattrs", ".zgroup", ".zmetadata"))
-"""What describes the nodes of zarr format 2; nginx leaves such names out of its index pages."""
-_DOCUMENTS = ("zarr.json", *sorted(ZARR_2_DOCUMENTS))
-_LISTED_AT_ONCE = 256
-_NOT_FOUND = 404
-_PROBE = "zfast-probe"
-# What a server without index pages answers for a directory: nginx and Apache 403, others 405.
-_NO_INDEX = (401, 403, 405)
-# What one answers for a name that it keeps to itself; and, below a file, Caddy.
-_REFUSED = (400, 401, 403, 405)
-# What one answers that keeps its directories, has none, or takes no DELETE, where all listed keys
-# are gone and only what no page shows is left; another status is a failure, and told.
-_NOT_DELETED = (400, 403, 405, 409, 501)
+_BAD_REQUEST = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +109,6 @@ class Operations:
         self.policy = policy
         self.ignores_ranges = False
         self._indexes: ShardIndexes | None = None
-        self._lists = False
 
     def origin(self) -> int:
         """The engine's number of the location's origin."""
@@ -165,6 +148,8 @@ class Operations:
         self._add_reads(batch, [(key, byte_range)])
         yield batch
         if batch.failures():
+            if (yield from self.is_below_file(key, batch.outcome(0)["status"], new_batch)):
+                return None
             raise self.error(batch, 0, key, byte_range)
         self.ignores_ranges = self.ignores_ranges or batch.range_ignored
         return batch.body(0)
@@ -245,14 +230,33 @@ class Operations:
         if outcome["code"] == _MISSING or outcome["directory"]:
             return None
         if outcome["code"] != _OK:
+            if (yield from self.is_below_file(key, outcome["status"], new_batch)):
+                return None
             raise self.error(batch, 0, key, method="HEAD")
-        fields = _fields(outcome["head"])
+        fields = fields_of(outcome["head"])
         return ObjectInfo(
             outcome["object_size"],
             fields.get("etag"),
             fields.get("last-modified"),
             fields.get("content-type"),
         )
+
+    def is_below_file(self, key: str, status: int | None, new_batch: NewBatch) -> Steps[bool]:
+        """Whether a key that was answered by this status is missing, since one above it is a file.
+
+        zarr looks for nodes in all that is listed. For what is below a file Caddy answers 400,
+        which may mean anything; but who asks for the directory of that name it sends to the file.
+        """
+        names = key.split("/")[:-1]
+        if status != _BAD_REQUEST or not names:
+            return False
+        batch = new_batch()
+        for directory in itertools.accumulate(names, "{}/{}".format):
+            target = self.location.directory_target(directory)
+            batch.add(self.policy, self.origin(), _HEAD, target)
+        yield batch
+        outcomes = map(batch.outcome, range(len(names)))
+        return any(outcome["code"] == _MISSING and outcome["location"] for outcome in outcomes)
 
     def put_many(
         self, items: Sequence[tuple[str, Any]], if_absent: bool, new_batch: NewBatch
@@ -294,190 +298,7 @@ class Operations:
         if failed is not None:
             raise self.error(batch, failed, keys[failed], method="DELETE")
 
-    def delete_dir(self, prefix: str, new_batch: NewBatch) -> Steps[None]:
-        """Delete the keys of a directory, "" or with a slash at its end, and what is left of it."""
-        if prefix and any(name in ("", ".", "..") for name in prefix.split("/")[:-1]):
-            # Servers take these out of a path, percent-encoded too: another directory would go.
-            raise ValueError(f"{prefix!r} is no directory's name below the base URL")
-        try:
-            keys, directories = yield from self._walk(prefix, new_batch)
-        except ListingError as error:
-            if self._lists or error.status != _NOT_FOUND:
-                raise
-            if not (yield from self._may_be_absent(new_batch)):
-                raise
-            keys, directories = yield from self._walk_written(prefix, new_batch)
-        if not directories:
-            return
-        yield from self.delete_many(keys, new_batch)
-        # The base stays. A directory goes with all that is in it (RFC 4918, section 9.6.1): those
-        # below, and what an index page does not show.
-        depth = max(prefix.count("/"), 1)
-        place = self.location
-        left = [(d, place.directory_target(d)) for d in directories if d.count("/") == depth]
-        if not prefix:
-            left += [(key, place.target(key)) for key in ZARR_2_DOCUMENTS.difference(keys)]
-        batch = new_batch()
-        origin = self.origin()
-        for _, target in left:
-            batch.add(self.policy, origin, _DELETE, target)
-        yield batch
-        for index in batch.failures():
-            name, status = left[index][0], batch.outcome(index)["status"]
-            if status not in _NOT_DELETED:
-                raise self.error(batch, index, name, method="DELETE")
-            _log.debug("DELETE of %s: status %d, it stays", place.display(name), status)
 
-    # ---------------------------------------------------------------------------------- listing
-
-    def list_prefix(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
-        """All keys that begin with `prefix`."""
-        keys, _ = yield from self._walk(prefix, new_batch)
-        return keys
-
-    def _walk(self, prefix: str, new_batch: NewBatch) -> Steps[tuple[list[str], list[str]]]:
-        # The keys that begin with it, and the directories that may have such.
-        top = prefix.rpartition("/")[0]
-        keys: list[str] = []
-        found: list[str] = []
-        directories = [f"{top}/" if top else ""]
-        while directories:
-            now, directories = directories[:_LISTED_AT_ONCE], directories[_LISTED_AT_ONCE:]
-            pages = yield from self._pages(now, new_batch)
-            for directory, page in zip(now, pages, strict=True):
-                if page is not None:
-                    found.append(directory)
-                for name, is_dir in page or ():
-                    key = directory + name
-                    if is_dir and (f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/")):
-                        directories.append(f"{key}/")
-                    elif not is_dir and key.startswith(prefix):
-                        keys.append(key)
-        return keys, found
-
-    def list_dir(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
-        """Bare names of what is directly below `prefix`."""
-        prefix = prefix.rstrip("/")
-        (page,) = yield from self._pages([f"{prefix}/" if prefix else ""], new_batch)
-        return [name for name, _ in page or ()]
-
-    def _pages(
-        self, directories: Sequence[str], new_batch: NewBatch
-    ) -> Steps[list[Listing | None]]:
-        # None for a directory that is not there.
-        targets = [self.location.directory_target(directory) for directory in directories]
-        pages = yield from self._fetch_pages(directories, targets, new_batch)
-        self._lists = self._lists or any(page is not None for page in pages)
-        absent = [at for at, page in zip(directories, pages, strict=True) if page is None]
-        if absent:
-            yield from self._assure_absence(absent, new_batch)
-        return pages
-
-    def _fetch_pages(
-        self, directories: Sequence[str], targets: Sequence[bytes], new_batch: NewBatch
-    ) -> Steps[list[Listing | None]]:
-        batch = new_batch(fail_fast=True)
-        origin = self.origin()
-        for target in targets:
-            batch.add(self.policy, origin, _GET, target, fields=_INDEX_FIELDS, keep_head=True)
-        yield batch
-        failed = first_failure(batch)
-        if failed is not None:
-            if batch.outcome(failed)["status"] in _NO_INDEX:
-                raise self._no_listing(directories[failed], batch.outcome(failed)["status"])
-            raise self.error(batch, failed, directories[failed])
-        return [
-            self._page(batch, index, directory, target)
-            for index, (directory, target) in enumerate(zip(directories, targets, strict=True))
-        ]
-
-    def _assure_absence(self, directories: Sequence[str], new_batch: NewBatch) -> Steps[None]:
-        # 404 is not enough: Caddy without index pages and object stores answer it for any directory
-        # at all. Nor is a page above that does not have the name, since none shows what is mounted
-        # there (nginx's `location`). So the base itself has to list; its pages then speak for what
-        # is below it, until an object shows that they do not.
-        if not self._lists:
-            if "" in directories:
-                raise self._no_listing("", _NOT_FOUND)
-            yield from self._pages([""], new_batch)
-        held = yield from self._with_documents(directories, new_batch)
-        if held:
-            raise self._no_listing(held[0], _NOT_FOUND)
-
-    def _with_documents(self, directories: Sequence[str], new_batch: NewBatch) -> Steps[list[str]]:
-        # The directories in which there is a document of zarr's, whatever pages show. One that is
-        # refused (nginx is often told to keep dot files to itself) is there for nobody.
-        held: list[str] = []
-        for start in range(0, len(directories), _LISTED_AT_ONCE):
-            names = [
-                (directory, directory + document)
-                for directory in directories[start : start + _LISTED_AT_ONCE]
-                for document in _DOCUMENTS
-            ]
-            batch = new_batch()
-            for _, key in names:
-                batch.add(self.policy, self.origin(), _HEAD, self.location.target(key))
-            yield batch
-            for index, (directory, key) in enumerate(names):
-                outcome = batch.outcome(index)
-                if outcome["directory"] or outcome["code"] == _MISSING:
-                    continue
-                if outcome["code"] == _OK:
-                    held.append(directory)
-                elif outcome["status"] not in _REFUSED:
-                    raise self.error(batch, index, key, method="HEAD")
-        return held
-
-    def _may_be_absent(self, new_batch: NewBatch) -> Steps[bool]:
-        # As before the first write to a store: the nearest directory above the base that is there
-        # lists, but not what is below.
-        for name, target in self.location.ancestors():
-            (page,) = yield from self._fetch_pages([""], [target], new_batch)
-            if page is not None:
-                return all(entry.name != name for entry in page)
-        return False
-
-    def _walk_written(self, prefix: str, new_batch: NewBatch) -> Steps[tuple[list[str], list[str]]]:
-        # Nothing that is read tells a base that is absent from one that does not list. But to write
-        # there makes the directory, whose page then has that key and whatever else there is: a
-        # mount that does not list goes on to answer 404.
-        probe = prefix + _PROBE
-        yield from self.put_many([(probe, b"listed?")], False, new_batch)
-        try:
-            keys, directories = yield from self._walk(prefix, new_batch)
-            if probe not in keys:
-                raise self._no_listing(prefix, 200)
-        except ZfastError:
-            yield from self.delete_many([probe], new_batch)
-            raise
-        return keys, directories
-
-    def _page(self, batch: Batch, index: int, directory: str, target: bytes) -> Listing | None:
-        body = batch.body(index)
-        if body is None:
-            return None
-        outcome = batch.outcome(index)
-        content_type = _fields(outcome["head"]).get("content-type", "")
-        page = self.location.parse_listing(bytes(body), content_type, target)
-        if page is None:
-            raise self._no_listing(directory, outcome["status"])
-        return page
-
-    def _no_listing(self, directory: str, status: int) -> ListingError:
-        reason = (
-            "the server offers no directory index page; switch it on there (nginx: autoindex, "
-            "Caddy: file_server browse, Apache: Options +Indexes), or open the store by "
-            "consolidated metadata"
-        )
-        if status == _NOT_FOUND and not directory:
-            reason += '; if there is no store yet, mode "a" creates one without'
-        return ListingError(
-            reason,
-            url=self.location.display(directory) if directory else self.location.url,
-            status=status,
-            method="GET",
-        )
-
-
-def _fields(head: bytes) -> dict[str, str]:
+def fields_of(head: bytes) -> dict[str, str]:
+    """The fields of a response head, by their names in lower case."""
     return {name.lower(): value for name, value in parse_fields(head)}

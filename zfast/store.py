@@ -20,7 +20,7 @@ from zfast._mapping import KeyMapping
 from zfast.client import Client
 from zfast.collector import Collector, names_object
 from zfast.config import setting
-from zfast.errors import MissingKeyError, ZfastError, error_for
+from zfast.errors import MissingKeyError, ResponseError, ZfastError, error_for
 from zfast.pipeline import choose_pipeline
 from zfast.planner import bounds, span
 
@@ -164,9 +164,16 @@ class FastStore(Store, KeyMapping):
         return Mapping.get(self, key, default if prototype is None else prototype)
 
     async def _get(self, key: str, prototype: BufferPrototype, byte_range: Any) -> Buffer | None:
-        self._use()
+        client = self._use()
         _check_range(byte_range)
-        return _buffer(prototype, await self._collector.read(key, byte_range))
+        try:
+            body = await self._collector.read(key, byte_range)
+        except ResponseError as error:
+            below = functools.partial(client._operations.is_below_file, key, error.status)
+            if not await client._run_async(below):
+                raise
+            body = None
+        return _buffer(prototype, body)
 
     def get_sync(
         self,
@@ -428,7 +435,7 @@ class FastStore(Store, KeyMapping):
         self._check_writable()
         client = self._use()
         await client._run_async(
-            functools.partial(client._operations.delete_dir, _directory(prefix)), aside=True
+            functools.partial(client._directories.delete_dir, _directory(prefix)), aside=True
         )
 
     async def clear(self) -> None:  # type: ignore[override]
