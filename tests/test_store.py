@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import pytest
@@ -87,6 +88,38 @@ def test_equality_is_that_of_the_configuration() -> None:
     assert len({FastStore(url), *others}) == 1 + len(others)
     assert FastStore(url) != MemoryStore()
     assert FastStore(url) != url
+
+
+def test_the_retries_of_equal_stores_are_the_same_whatever_order_their_sets_have() -> None:
+    def store(statuses: Iterable[int], total: int = 3) -> FastStore:
+        retries = urllib3.Retry(total, status_forcelist=set(statuses))
+        return FastStore("http://localhost:1/base", retries=retries)
+
+    # Of equal hashes as far as a small set looks at them: what comes first is shown first.
+    one, other = store([408, 504]), store([504, 408])
+    assert one == other
+    assert hash(one) == hash(other)
+    for different in (store([408]), store([408, 504], 4), FastStore(one.url, retries=3)):
+        assert one != different
+
+
+@pytest.mark.parametrize("seed", ["1", "2", "3"])
+def test_a_store_with_retries_equals_its_pickle_in_another_process(seed: str) -> None:
+    code = (
+        "import pickle, sys, urllib3, zfast; retries = urllib3.Retry(3); "
+        "store = zfast.FastStore('http://localhost:1/base', retries=retries); "
+        "again = pickle.loads(pickle.dumps(store)); "
+        "print(store == again == pickle.load(sys.stdin.buffer), hash(store) == hash(again))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        input=pickle.dumps(FastStore("http://localhost:1/base", retries=urllib3.Retry(3))),
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"True True", b"")
 
 
 def test_secrets_are_not_shown() -> None:

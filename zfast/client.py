@@ -159,15 +159,12 @@ class Client:
         return self._policy.counters()
 
     def _identity(self) -> tuple[Any, ...]:
-        options = {
-            name: repr(value) if name == "timeout" else value
-            for name, value in self._options.items()
-        }
-        retries = options.pop("retries")
+        # urllib3's Retry and Timeout compare by identity. A Retry's attributes are compared as what
+        # they are: some are sets, which show their items in any order.
+        options = {**self._options, "timeout": repr(self._options["timeout"])}
+        retries = options["retries"]
         if retries is not None and not isinstance(retries, int):
-            options["retries"] = tuple(sorted((n, repr(v)) for n, v in vars(retries).items()))
-        else:
-            options["retries"] = retries
+            options["retries"] = type(retries), vars(retries)
         return self._location, options
 
     def __eq__(self, other: object) -> bool:
