@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -11,7 +12,7 @@ from servers.scripted import Request, ScriptedServer, ranged, status
 
 pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
 
-from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, cpu, default_buffer_prototype
 from zarr.storage import MemoryStore
 
@@ -44,6 +45,16 @@ ASKED = [
     RangeByteRequest(150, 160),
     RangeByteRequest(30, 30),
 ]
+# What ends before it starts, and what no object is long enough for.
+ODD = [
+    RangeByteRequest(5, 3),
+    RangeByteRequest(6, 8),
+    RangeByteRequest(9, 2**64),
+    RangeByteRequest(2**64, 2**65),
+    OffsetByteRequest(2**63),
+    SuffixByteRequest(2**63),
+    RangeByteRequest(99, 2**63 - 1),
+]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +83,31 @@ async def test_get_ranges(
     }
     assert len(server.requests) == requests
     assert store.stats()["batches"] == 1
+
+
+@pytest.mark.parametrize("gap", [0, 1 << 20])
+@pytest.mark.parametrize("server", ["scripted", "nginx", "caddy", "apache"])
+async def test_odd_ranges_are_what_they_are_in_memory_and_harm_no_other_read(
+    request: pytest.FixtureRequest, server: str, gap: int
+) -> None:
+    value = bytes(range(100))
+    place = request.getfixturevalue(server)
+    if server == "scripted":
+        place = place(ranged({"k": value}))
+    else:
+        place.write({"k": value})
+    memory, store = MemoryStore({"k": buffer(value)}), FastStore(place.url)
+    prototype = default_buffer_prototype()
+    expected = [content(await memory.get("k", prototype, byte_range)) for byte_range in ODD]
+    turn = await asyncio.gather(*(store.get("k", prototype, byte_range) for byte_range in ODD))
+    assert [content(part) for part in turn] == expected
+    options = {"prototype": prototype, "max_gap_bytes": gap, "max_coalesced_bytes": 2**70}
+    groups = await collect(store.get_ranges("k", ODD, **options))
+    for parts in (
+        [pair for group in groups for pair in group],
+        store.get_ranges_sync("k", ODD, **options),
+    ):
+        assert [content(part) for _, part in sorted(parts)] == expected
 
 
 SHARED_STARTS = [

@@ -6,13 +6,13 @@ and a suffix longer than the object is the whole object: as zarr's LocalStore ha
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from operator import index
+from collections.abc import Hashable, Iterable, Sequence
+from operator import index, itemgetter
 from typing import Any
 
 from zfast._core.types import RangeKind
 
-__all__ = ["WHOLE", "Span", "bounds", "grouped", "span"]
+__all__ = ["WHOLE", "Group", "Span", "bounds", "coalesced", "grouped", "span"]
 
 # Plain ints: an enum's members cost a look-up a read.
 _WHOLE, _BOUNDED, _OFFSET, _SUFFIX, _EMPTY = (
@@ -29,6 +29,11 @@ _WHOLE, _BOUNDED, _OFFSET, _SUFFIX, _EMPTY = (
 # (RangeKind, start, end): see types.pxd.
 Span = tuple[int, int, int]
 WHOLE: Span = (_WHOLE, 0, 0)
+# A byte range to ask for, and the indexes of those that it serves.
+Group = tuple[Any, list[int]]
+
+# The engine counts in 64 bits, of which one is the sign: no object is longer.
+_MOST = 2**63 - 1
 
 
 def span(byte_range: Any) -> Span:
@@ -70,13 +75,13 @@ def span(byte_range: Any) -> Span:
 def _last(count: int) -> Span:
     if count < 0:
         raise ValueError(f"a suffix of {count} bytes: it cannot be negative")
-    return (_SUFFIX, count, 0) if count else (_EMPTY, 0, 0)
+    return (_SUFFIX, min(count, _MOST), 0) if count else (_EMPTY, 0, 0)
 
 
 def _from(start: int) -> Span:
     if start < 0:
         raise ValueError(f"an offset of {start} bytes: it cannot be negative")
-    return (_OFFSET, start, 0) if start else WHOLE
+    return (_OFFSET, min(start, _MOST), 0) if start else WHOLE
 
 
 def _between(start: Any, end: Any) -> Span:
@@ -91,7 +96,44 @@ def _between(start: Any, end: Any) -> Span:
             f"bytes {start!r} to {end!r}: with an end, neither may be negative (a suffix is "
             "a negative start and no end)"
         )
-    return (_BOUNDED, first, past) if past > first else (_EMPTY, 0, 0)
+    if past <= first:
+        return (_EMPTY, 0, 0)
+    return (_BOUNDED, first, past) if past < _MOST else _from(first)
+
+
+def coalesced(byte_ranges: Sequence[Any], max_gap: int, max_size: int) -> list[Group]:
+    """Say which requests serve byte ranges of one object, neighbouring ones together.
+
+    Parameters
+    ----------
+    byte_ranges : sequence
+        None or zarr's byte requests.
+    max_gap, max_size : int
+        Ranges at most so far apart become one of at most so many bytes.
+
+    Returns
+    -------
+    list of (byte range, list of int)
+        What serves one alone is its own; what serves several is their ``(start, end)``.
+    """
+    groups: list[Group] = []
+    bounded = []
+    for at, wanted in enumerate(byte_ranges):
+        # One that ends before it starts holds nothing, and is nobody's neighbour.
+        if hasattr(wanted, "end") and wanted.start <= wanted.end:
+            bounded.append((wanted.start, wanted.end, at))
+        else:
+            groups.append((wanted, [at]))
+    first, past, members = 0, 0, list[int]()
+    for start, end, at in sorted(bounded, key=itemgetter(0)):
+        if members and start - past <= max_gap and max(past, end) - first <= max_size:
+            past = max(past, end)
+            members.append(at)
+            groups[-1] = ((first, past), members)
+        else:
+            first, past, members = start, end, [at]
+            groups.append((byte_ranges[at], members))
+    return groups
 
 
 def grouped(reads: Iterable[tuple[Hashable, Span]]) -> list[tuple[Span, list[int]]]:

@@ -9,7 +9,6 @@ import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
@@ -22,7 +21,7 @@ from zfast.collector import Collector, names_object
 from zfast.config import setting
 from zfast.errors import MissingKeyError, ResponseError, ZfastError, error_for
 from zfast.pipeline import choose_pipeline
-from zfast.planner import bounds, span
+from zfast.planner import Group, bounds, coalesced, span
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -292,7 +291,7 @@ class FastStore(Store, KeyMapping):
         prototype: BufferPrototype,
         key: str,
         byte_ranges: Sequence[ByteRequest | None],
-        group: _Group,
+        group: Group,
         body: Body | None,
     ) -> _Indexed:
         wanted, members = group
@@ -300,12 +299,12 @@ class FastStore(Store, KeyMapping):
             raise self._missing(key)
         if len(members) == 1:
             return [(members[0], _buffer(prototype, body))]
+        first, _ = wanted
         parts = []
         for index in members:
             asked = byte_ranges[index]
             assert isinstance(asked, RangeByteRequest)
-            assert isinstance(wanted, RangeByteRequest)
-            within = span((asked.start - wanted.start, asked.end - wanted.start))
+            within = span((asked.start - first, asked.end - first))
             parts.append((index, _buffer(prototype, body.part(*bounds(within, len(body))))))
         return parts
 
@@ -469,33 +468,6 @@ class FastStore(Store, KeyMapping):
         return self._use().list_dir_async(prefix)
 
 
-_Group = tuple["ByteRequest | None", list[int]]
-
-
-def _coalesced(
-    byte_ranges: Sequence[ByteRequest | None], max_gap: int, max_size: int
-) -> list[_Group]:
-    """The requests that serve byte ranges, each with the indexes of those that it serves."""
-    groups: list[_Group] = []
-    bounded = []
-    for index, wanted in enumerate(byte_ranges):
-        _check_range(wanted)
-        if isinstance(wanted, RangeByteRequest):
-            bounded.append((wanted.start, wanted.end, index))
-        else:
-            groups.append((wanted, [index]))
-    first, past, members = 0, 0, list[int]()
-    for start, end, index in sorted(bounded, key=itemgetter(0)):
-        if members and start - past <= max_gap and max(past, end) - first <= max_size:
-            past = max(past, end)
-            members.append(index)
-            groups[-1] = (RangeByteRequest(first, past), members)
-        else:
-            first, past, members = start, end, [index]
-            groups.append((RangeByteRequest(first, past), members))
-    return groups
-
-
 def _buffer(prototype: BufferPrototype, body: Body | None) -> Buffer | None:
     # Host memory is taken as it is; a prototype for a device copies it there.
     return None if body is None else prototype.buffer.from_bytes(body)  # type: ignore[arg-type]
@@ -511,6 +483,14 @@ def _checked(key_ranges: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
     for _, byte_range in items:
         _check_range(byte_range)
     return items
+
+
+def _coalesced(
+    byte_ranges: Sequence[ByteRequest | None], max_gap: int, max_size: int
+) -> list[Group]:
+    for byte_range in byte_ranges:
+        _check_range(byte_range)
+    return coalesced(byte_ranges, max_gap, max_size)
 
 
 def _directory(prefix: str) -> str:
