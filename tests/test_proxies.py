@@ -103,6 +103,10 @@ def test_variables(
         ("a.example:8080", "a.example", False),
         ("127.0.0.1", "127.0.0.1", True),
         ("::1", "::1", True),
+        ("[::1]", "::1", True),
+        ("a.example, [::1]:80", "::1", True),
+        ("[::1]:8080", "::1", False),
+        ("[::2]", "::1", False),
         ("*", "a.example", True),
         ("", "a.example", False),
     ],
@@ -142,6 +146,13 @@ def test_what_is_no_proxy(environment: Environment, text: str) -> None:
         client.get("key")
     nothing_secret(str(raised.value))
     assert raised.value.__cause__ is None
+
+
+def test_what_a_proxy_is_to_look_like_is_shown(environment: Environment) -> None:
+    environment(HTTP_PROXY="http://proxy:w/rd")
+    example = r"write one like http://proxy:3128 with user:password@ before the host"
+    with pytest.raises(zfast.ConfigurationError, match=example):
+        Client("http://a.example").get("key")
 
 
 def test_credentials_are_kept_apart(environment: Environment) -> None:

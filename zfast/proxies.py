@@ -68,7 +68,9 @@ class Proxies:
             If the variable that counts does not name a proxy that zfast can use.
         """
         named = dict(self._named)
-        if proxy_bypass_environment(f"{host}:{port}", named):
+        # Some programs want an IPv6 address in brackets there, others want none.
+        forms = (host, f"[{host}]") if ":" in host else (host,)
+        if any(proxy_bypass_environment(f"{form}:{port}", named) for form in forms):
             return None
         for variable in (scheme, "all"):
             if variable in named:
@@ -104,6 +106,7 @@ def _parsed(text: str, variable: str) -> Proxy:
 
 def _refusal(variable: str) -> ConfigurationError:
     return ConfigurationError(
-        f"{variable} in the environment is no URL of a proxy; write scheme://[user:password@]host"
-        "[:port], and percent-encode what user and password have of : / ? # [ ] @"
+        f"{variable} in the environment is no URL of a proxy; write one like http://proxy:3128 "
+        "with user:password@ before the host if it asks for them, and percent-encode what these "
+        "have of : / ? # [ ] @"
     )
