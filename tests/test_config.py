@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import urllib3
 
+import zfast
 from zfast.config import SETTINGS, config, setting, source
 from zfast.errors import ConfigurationError
 
@@ -283,3 +285,36 @@ def test_import_survives_a_wrong_environment() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert ran.stdout.startswith("the environment variable ZFAST_IO_THREADS__X is not a setting")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "told"),
+    [
+        ("headers", 5, "headers is a int, but has to be a mapping of names to values"),
+        ("headers", "Bearer s3cret", "headers is a str, but has to be a mapping of names"),
+        ("headers", {"X-A": 1}, "header 'X-A' cannot be sent: name and value have to be str"),
+        ("headers", {1: "a"}, "header 1 cannot be sent: name and value have to be str"),
+        ("retries", 10**12, "retries has total=1000000000000, but has to have an integer"),
+        ("retries", urllib3.Retry(read=2**31), "retries has read=2147483648, but has to have"),
+        ("retries", urllib3.Retry(status="x"), "retries has status='x', but has to have"),
+        ("pool_manager", 5, "pool_manager is a int, but has to be a urllib3.PoolManager"),
+        ("ca_certs", 5, "ca_certs is a int, but has to be the path of a file"),
+        ("missing_status", "404", "missing_status is '404' .from argument., but has to be HTTP"),
+        ("missing_status", [404, "410"], "missing_status is .*, but has to be HTTP statuses"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_named(argument: str, value: Any, told: str) -> None:
+    for make in (
+        lambda **options: zfast.Client("http://user:word@localhost:1/", **options),
+        lambda **options: zfast.cat_ranges(["http://localhost:1/a"], **options),
+    ):
+        with pytest.raises(ConfigurationError, match=told) as caught:
+            make(**{argument: value})
+        assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("statuses", [404, (404,), [404], {404}, iter([404])])
+def test_one_missing_status_needs_no_tuple(statuses: Any) -> None:
+    client = zfast.Client("http://localhost:1/", missing_status=statuses)
+    assert client == zfast.Client("http://localhost:1/", missing_status=(404,))
+    assert client != zfast.Client("http://localhost:1/")

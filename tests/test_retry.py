@@ -135,6 +135,8 @@ def test_numbers_of_a_retry() -> None:
     assert [numbers[name] for name in picked] == [3, 2, 0, -1, -1, 1, 0.25]
     assert retry_numbers(urllib3.Retry(False))["redirects"] == 0
     assert retry_numbers(urllib3.Retry(None))["total"] == -1
+    # Less than none is none, as to urllib3: not -1, which is no limit.
+    assert retry_numbers(urllib3.Retry(-1))["total"] == 0
 
 
 @pytest.mark.parametrize(

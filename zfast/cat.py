@@ -14,7 +14,7 @@ from zfast.errors import error_for
 from zfast.locations.http import HTTPLocation
 from zfast.operations import OnError, first_failure, read_error
 from zfast.planner import span
-from zfast.policy import policy_for
+from zfast.policy import header_fields, policy_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,7 +46,7 @@ def cat_ranges(
     pool_manager: PoolManager | None = None,
     ca_certs: str | None = None,
     max_concurrency: int | None = None,
-    missing_status: Iterable[int] | None = None,
+    missing_status: Iterable[int] | int | None = None,
 ) -> list[Any]:
     """Read a byte range of each URL, all at once.
 
@@ -91,8 +91,9 @@ def cat_ranges(
     engine = runtime.current()
     if limit > engine.max_in_flight:
         engine.raise_limits(limit, runtime.connection_limit(limit))
+    fields = header_fields(headers)
     policy = policy_for(
-        headers or {},
+        fields,
         retries,
         limits,
         limit,
@@ -102,7 +103,7 @@ def cat_ranges(
     ours = connections.shared(pool_manager, ca_certs, limits.connect)
     targets = _Targets(ours, engine)
     batch = Batch(engine, setting("deadline", deadline) or 0.0, fail_fast=on_error == "raise")
-    authorized = "authorization" in (name.lower() for name in headers or ())
+    authorized = "authorization" in map(str.lower, fields)
     for url, byte_range in zip(urls, ranges, strict=True):
         _add(batch, policy, targets, url, byte_range, authorized)
     try:

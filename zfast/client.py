@@ -20,7 +20,7 @@ from zfast.directories import Directories
 from zfast.errors import raise_for
 from zfast.locations.http import HTTPLocation
 from zfast.operations import NewBatch, ObjectInfo, OnError, Operations, Steps
-from zfast.policy import policy_for
+from zfast.policy import header_fields, policy_for
 
 if TYPE_CHECKING:
     from zfast.connections import PoolManager, Retries, Timeouts
@@ -56,7 +56,7 @@ class Client:
         Path of a bundle of CA certificates to trust instead of the system's.
     max_concurrency : int, optional
         Requests of this client in flight at once; more than the process's limit raises that.
-    missing_status : iterable of int, optional
+    missing_status : iterable of int, or int, optional
         HTTP statuses that mean "there is no such key"; nothing else ever does.
     index_cache_size : int, optional
         Bytes of shard indexes that are kept.
@@ -89,28 +89,30 @@ class Client:
         pool_manager: PoolManager | None = None,
         ca_certs: str | None = None,
         max_concurrency: int | None = None,
-        missing_status: Iterable[int] | None = None,
+        missing_status: Iterable[int] | int | None = None,
         index_cache_size: int | None = None,
         coalesce_gap: int | None = None,
         coalesce_size: int | None = None,
         suffix_ranges: bool | None = None,
     ) -> None:
+        given = header_fields(headers)
+        if missing_status is not None:
+            missing_status = setting("missing_status", missing_status)
         self._options: dict[str, Any] = {
-            "headers": dict(headers) if headers else None,
+            "headers": dict(given) or None,
             "retries": retries,
             "timeout": timeout,
             "deadline": deadline,
             "pool_manager": pool_manager,
             "ca_certs": ca_certs,
             "max_concurrency": max_concurrency,
-            "missing_status": tuple(missing_status) if missing_status is not None else None,
+            "missing_status": missing_status,
             "index_cache_size": index_cache_size,
             "coalesce_gap": coalesce_gap,
             "coalesce_size": coalesce_size,
             "suffix_ranges": suffix_ranges,
         }
         self._location = url if isinstance(url, HTTPLocation) else HTTPLocation(url)
-        given = dict(headers or {})
         if self._location.authorization and "authorization" not in map(str.lower, given):
             given["Authorization"] = self._location.authorization
         limits = connections.time_limits(timeout)
@@ -125,7 +127,7 @@ class Client:
             retries,
             limits,
             self._max_concurrency,
-            setting("missing_status", self._options["missing_status"]),
+            setting("missing_status", missing_status),
             keys_only=True,
         )
         self._connections = connections.shared(pool_manager, ca_certs, limits.connect)

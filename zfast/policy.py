@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zfast._core.policy import Policy
 from zfast._core.request_head import check_field_value, check_token
@@ -15,7 +15,7 @@ from zfast.errors import ConfigurationError
 if TYPE_CHECKING:
     from zfast.connections import Limits, Retries
 
-__all__ = ["field_lines", "policy_for"]
+__all__ = ["field_lines", "header_fields", "policy_for"]
 
 _USER_AGENT = f"zfast/{version('zfast')}"
 # The message's own framing and the range are the engine's to write.
@@ -38,6 +38,30 @@ _RESERVED = frozenset(
 )
 
 
+def header_fields(headers: Any) -> dict[str, str]:
+    """The argument of that name as a dict.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is no mapping of str to str. Its values are not shown: they may be credentials.
+    """
+    try:
+        fields = dict(headers or {})
+    except (TypeError, ValueError):
+        raise ConfigurationError(
+            f"headers is a {type(headers).__name__}, but has to be a mapping of names to values, "
+            'such as {"X-Tenant": "a"}'
+        ) from None
+    for name, value in fields.items():
+        if not (isinstance(name, str) and isinstance(value, str)):
+            raise ConfigurationError(
+                f"header {name!r} cannot be sent: name and value have to be str, but are "
+                f"{type(name).__name__} and {type(value).__name__}"
+            )
+    return fields
+
+
 def field_lines(fields: Mapping[str, str]) -> bytes:
     """Header lines of checked fields.
 
@@ -52,7 +76,7 @@ def field_lines(fields: Mapping[str, str]) -> bytes:
             encoded_name, encoded_value = name.encode("ascii"), value.encode("latin-1")
             check_token(encoded_name)
             check_field_value(encoded_value)
-        except (ValueError, AttributeError) as error:
+        except ValueError as error:
             raise ConfigurationError(f"header {name!r} cannot be sent: {error}") from None
         if name.lower() in _RESERVED:
             raise ConfigurationError(f"header {name!r} is not yours to set: zfast writes it itself")
@@ -72,7 +96,7 @@ def policy_for(
     """What the engine needs to know of a client, from its settings."""
     fields = {"User-Agent": _USER_AGENT, "Accept": "*/*"}
     for name, value in headers.items():
-        for default in [other for other in fields if other.lower() == str(name).lower()]:
+        for default in [other for other in fields if other.lower() == name.lower()]:
             del fields[default]
         fields[name] = value
     secret = credential_fields(retries)

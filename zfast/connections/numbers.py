@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from typing import Any, NamedTuple
+from operator import index
+from typing import Any, NamedTuple, SupportsIndex
 
 import urllib3
 
@@ -25,6 +26,7 @@ Retries = urllib3.Retry | int | None
 Timeouts = urllib3.Timeout | float | None
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_MOST_RETRIES = 10**9
 
 
 def _retry(retries: Any) -> urllib3.Retry:
@@ -47,10 +49,16 @@ def _retry(retries: Any) -> urllib3.Retry:
     )
 
 
-def _count(value: Any) -> int:
+def _count(retry: urllib3.Retry, name: str) -> int:
+    value = getattr(retry, name)
     if value is None:
         return -1
-    return 0 if value is False else int(value)
+    if isinstance(value, SupportsIndex) and index(value) <= _MOST_RETRIES:
+        return max(index(value), 0)
+    raise ConfigurationError(
+        f"retries has {name}={value!r}, but has to have an integer of at most {_MOST_RETRIES} "
+        "there, False, or None for no limit"
+    )
 
 
 def retry_numbers(retries: Retries) -> dict[str, Any]:
@@ -66,14 +74,14 @@ def retry_numbers(retries: Retries) -> dict[str, Any]:
     for method in Method:
         if retry._is_method_retryable(method.name):
             methods |= 1 << method
-    redirects = retry.redirect
+    redirects = _count(retry, "redirect")
     return {
-        "total": _count(retry.total),
-        "connect": _count(retry.connect),
-        "read": _count(retry.read),
-        "status": _count(retry.status),
-        "other": _count(retry.other),
-        "redirects": setting("max_redirects") if redirects is None else _count(redirects),
+        "total": _count(retry, "total"),
+        "connect": _count(retry, "connect"),
+        "read": _count(retry, "read"),
+        "status": _count(retry, "status"),
+        "other": _count(retry, "other"),
+        "redirects": setting("max_redirects") if redirects < 0 else redirects,
         "backoff_factor": float(retry.backoff_factor),
         "backoff_max": float(retry.backoff_max),
         "backoff_jitter": float(retry.backoff_jitter),

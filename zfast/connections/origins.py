@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,7 +147,16 @@ def shared(
     -----
     Without a manager of one's own, what the environment says of proxies now holds for good.
     """
+    if ca_certs is not None and not isinstance(ca_certs, str | os.PathLike):
+        raise ConfigurationError(
+            f"ca_certs is a {type(ca_certs).__name__}, but has to be the path of a file"
+        )
     if manager is not None:
+        if not isinstance(manager, PoolManager):
+            raise ConfigurationError(
+                f"pool_manager is a {type(manager).__name__}, but has to be a urllib3.PoolManager, "
+                "such as a ProxyManager"
+            )
         if ca_certs is not None:
             raise ConfigurationError("pass ca_certs to your own pool_manager, not beside it")
         with runtime.fork_guard:
