@@ -115,6 +115,9 @@ def test_what_is_mounted_below_a_listed_folder_is_not_empty(
     ):
         with pytest.raises(zfast.ListingError, match="no directory index page"):
             call()
+    assert not sync(store.is_empty(path))
+    with pytest.raises(FileExistsError):
+        zarr.open_group(store=store, path=path, mode="w-")
     assert objects == before
 
 

@@ -12,6 +12,7 @@ from servers.caddy import Caddy
 from servers.listed import Listed
 from servers.nginx import Nginx
 from servers.scripted import Reply, Request, ScriptedServer, ok, ranged, redirect, status
+from servers.site import Site
 
 pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
 
@@ -259,6 +260,18 @@ async def test_sizes_and_emptiness(store: FastStore) -> None:
     assert await store.is_empty("nope")
 
 
+@pytest.mark.parametrize("document", [".zgroup", "b/.zarray", "b/c/.zattrs", "zarr.json"])
+async def test_a_directory_of_documents_that_no_page_shows_is_not_empty(
+    nginx: Site, document: str
+) -> None:
+    nginx.write({f"a/{document}": b"{}"})
+    (nginx.root / "empty/below").mkdir(parents=True)
+    store = FastStore(nginx.url)
+    assert not await store.is_empty("a")
+    assert not await store.is_empty("")
+    assert await store.is_empty("empty")
+
+
 @pytest.mark.parametrize("server", [(Nginx, {"autoindex": False}), (Caddy, {"browse": False})])
 async def test_without_index_pages_only_listing_fails(
     start: Callable[..., Any], tmp_path: Path, server: tuple[type[Any], dict[str, bool]]
@@ -278,7 +291,10 @@ async def test_without_index_pages_only_listing_fails(
         with pytest.raises(zfast.ListingError, match="no directory index page"):
             await collect(call())
     with pytest.raises(zfast.ListingError):
-        await store.is_empty("")
+        await store.is_empty("a/c")
+    # What is known to be there needs no page.
+    assert not await store.is_empty("")
+    assert not await store.is_empty("a")
     with pytest.raises(zfast.ListingError):
         len(store)
     assert store["a/zarr.json"] == b"22"

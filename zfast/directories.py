@@ -62,6 +62,15 @@ class Directories:
         (page,) = yield from self._pages([f"{prefix}/" if prefix else ""], new_batch)
         return [name for name, _ in page or ()]
 
+    def is_empty(self, prefix: str, new_batch: NewBatch) -> Steps[bool]:
+        """Whether there is no key in a directory, "" or with a slash at its end."""
+        # A document, which pages may not show, answers it without a walk and without pages.
+        if (yield from self._with_documents([prefix], new_batch)):
+            return False
+        keys, directories = yield from self._walk(prefix, new_batch)
+        below = [directory for directory in directories if directory != prefix]
+        return not keys and not (yield from self._with_documents(below, new_batch))
+
     def delete_dir(self, prefix: str, new_batch: NewBatch) -> Steps[None]:
         """Delete the keys of a directory, "" or with a slash at its end, and what is left of it."""
         if prefix and any(name in ("", ".", "..") for name in prefix.split("/")[:-1]):

@@ -444,10 +444,11 @@ class FastStore(Store, KeyMapping):
     # ------------------------------------------------------------------------------------ listing
 
     async def is_empty(self, prefix: str) -> bool:
-        """Whether there is no key below a prefix."""
-        async for _ in self.list_prefix(_directory(prefix)):
-            return False
-        return True
+        """Whether there is no key below a prefix, which is a directory; see `list`."""
+        client = self._use()
+        return await client._run_async(
+            functools.partial(client._directories.is_empty, _directory(prefix)), aside=True
+        )
 
     def list(self) -> AsyncIterator[str]:
         """Iterate over all keys.
