@@ -28,10 +28,12 @@ def client_of(server: Any, **options: Any) -> Client:
     return Client(server.url, **{"retries": at_once(), "deadline": 20.0} | options)
 
 
-def failure(kind: type[ZfastError], read: Callable[..., Any], *args: Any) -> ZfastError:
-    """The error that `read(*args)` raises; its class is exactly `kind`."""
+def failure(
+    kind: type[ZfastError], read: Callable[..., Any], *args: Any, **options: Any
+) -> ZfastError:
+    """The error that `read(*args, **options)` raises; its class is exactly `kind`."""
     with pytest.raises(ZfastError) as caught:
-        read(*args)
+        read(*args, **options)
     assert type(caught.value) is kind, repr(caught.value)
     return caught.value
 

@@ -217,6 +217,7 @@ def test_the_table_names_the_class() -> None:
             Status.RANGE_UNSUPPORTED,
             Status.ENCODED,
             Status.OVERLONG,
+            Status.BUFFER_TOO_SMALL,
             Status.REDIRECT,
         },
         ChangedError: {Status.CHANGED},

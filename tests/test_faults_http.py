@@ -150,6 +150,18 @@ def test_a_burst_that_says_until_when() -> None:
         assert outcome(read) is None
 
 
+@pytest.mark.parametrize("then", [1e9, 3e9], ids=["slow", "fast"])
+def test_a_burst_that_says_until_when_by_a_clock_of_its_own(then: float) -> None:
+    """It counts from the time that the server itself says it is."""
+    until, now = (formatdate(when, usegmt=True) for when in (then + 1, then))
+    row = Row("", lambda *_: status(503, retry_after=until).with_fields(Date=now))
+    begun = time.monotonic()
+    with faced(row, DIRECT) as (faulty, read):
+        faulty.arm(1)
+        assert outcome(read) is None
+    assert time.monotonic() - begun >= 1
+
+
 @pytest.mark.parametrize("face", [GET, DIRECT, SHARDED_ANEW], ids=str)
 @pytest.mark.parametrize("value", ["3600", formatdate(4e9, usegmt=True), "9" * 40])
 def test_a_wait_that_is_asked_for_ends_with_the_deadline(face: Face, value: str) -> None:

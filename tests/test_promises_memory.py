@@ -6,17 +6,20 @@ import array
 import contextlib
 import ctypes
 import mmap
+import sys
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
 import urllib3
+from corruption import PeakMemory
 from promises import OBJECT, Scripted, at_once, client_of, failure
 from servers.scripted import Drip, Request, Stall, ok, partial, ranged, status
 
 from zfast.errors import DeadlineError, MissingKeyError, ResponseError
 
+MIB = 1 << 20
 DATA = np.random.default_rng(0).bytes(240)
 LARGE = np.random.default_rng(1).bytes(3_000_000)
 MARK = 0xEE
@@ -107,7 +110,7 @@ def test_too_small(scripted: Scripted, room: int, framing: str) -> None:
         byte_range = None if reply.status == 200 else (0, 20)
         error = failure(ResponseError, client.read_into, "key", byte_range, into)
         assert (error.status, error.attempts) == (reply.status, 1)
-        assert f"the buffer has {room} bytes" in str(error)
+        assert f"the buffer is too small (it has {room} bytes" in str(error)
         assert memory[room:] == bytes([MARK]) * (100 - room)
         assert client.get("key") == OBJECT
 
@@ -207,3 +210,29 @@ def test_not_a_byte_lands_after_the_call(scripted: Scripted) -> None:
     ended.set()
     client_of(scripted([ok(OBJECT)])).get("key")
     assert into == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of the memory is Linux's")
+@pytest.mark.parametrize("size", [1, 16, 100_000, 3 * MIB])
+def test_the_end_of_a_body_of_unknown_length(scripted: Scripted, size: int) -> None:
+    """Only so much of it is kept as is wanted, and as much again."""
+    pieces = [bytes([number]) * MIB for number in range(64)]
+
+    def handle(_: Request) -> Any:
+        yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for piece in pieces:
+            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+        yield b"0\r\n\r\n"
+
+    client = client_of(scripted(handle))
+    peak = PeakMemory()
+    assert client.get("key", (-size, None)) == b"".join(pieces[-3:])[-size:]
+    assert peak.grown() < 3 * size + 16 * MIB
+
+
+@pytest.mark.parametrize("size", [5, 70_000, 200_000, 500_000])
+def test_the_end_of_a_body_in_pieces(scripted: Scripted, size: int) -> None:
+    body = np.random.default_rng(2).bytes(300_000)
+    for piece in (1_009, 65_537, 299_999):
+        server = scripted(lambda _, piece=piece: ok(body).chunked(piece))
+        assert client_of(server).get("key", (-size, None)) == body[-size:]

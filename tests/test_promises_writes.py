@@ -10,7 +10,7 @@ import pytest
 import urllib3
 from promises import Scripted, at_once, client_of, failure
 from servers.nginx import Nginx, has_dav
-from servers.scripted import Fin, Reply, Request, Reset, Wait, interim, ok, ranged, status
+from servers.scripted import Fin, Reply, Request, Reset, Stall, Wait, interim, ok, ranged, status
 
 from zfast import Client
 from zfast.errors import (
@@ -107,6 +107,15 @@ def test_refusal(scripted: Scripted, method: str, code: int, kind: type[Any]) ->
     assert str(error).startswith(method.upper())
 
 
+@pytest.mark.parametrize("code", [404, 410])
+@pytest.mark.parametrize("if_absent", [False, True])
+def test_a_place_where_nothing_can_be_put(scripted: Scripted, code: int, if_absent: bool) -> None:
+    """Of a read it would be missing; what was not written is an error."""
+    client = client_of(scripted(lambda _: status(code)))
+    error = failure(ResponseError, client.put, "key", b"data", if_absent=if_absent)
+    assert (error.status, error.attempts) == (code, 1)
+
+
 def test_delete(scripted: Scripted) -> None:
     objects = {"key": b"1", "other": b"2"}
     client = client_of(scripted(ranged(objects)))
@@ -200,6 +209,22 @@ def test_an_early_answer_to_content_that_is_still_on_its_way(scripted: Scripted)
     done.set()
     large, small = server.requests
     assert large.connection != small.connection
+
+
+def test_an_early_success_is_none(scripted: Scripted) -> None:
+    done = threading.Event()
+    server = scripted([], on_head=lambda _: [Reply(201).wire(), Wait(done), Fin()])
+    error = failure(ResponseError, client_of(server, retries=0).put, "key", bytes(50_000_000))
+    assert "before it had all of the content" in str(error)
+    done.set()
+
+
+def test_an_answer_whose_page_never_ends(scripted: Scripted) -> None:
+    """What it says is known by then; it is not asked for again, nor waited for to the end."""
+    server = scripted([Reply(201, bytes(1000)).cut(-500, Stall())])
+    timeout = urllib3.Timeout(connect=5, read=0.2)
+    assert client_of(server, timeout=timeout).put("key", b"data") is True
+    assert len(server.requests) == 1
 
 
 def test_interim_answers_while_sending(scripted: Scripted) -> None:

@@ -16,6 +16,7 @@ from servers.site import Site
 
 pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
 
+import zarr
 from zarr.core.buffer import Buffer, cpu
 
 import zfast
@@ -42,6 +43,13 @@ async def test_many_writes_are_one_batch(scripted: Callable[..., ScriptedServer]
     store.delete_sync("c/0")
     assert "c/0" not in objects
     store.delete_sync("c/0")
+
+
+def test_an_array_that_the_server_does_not_take(scripted: Callable[..., ScriptedServer]) -> None:
+    """A base URL that leads nowhere, as a mistyped one does: 404 to every PUT."""
+    store = FastStore(scripted(lambda _: status(404)).url, read_only=False)
+    with pytest.raises(zfast.errors.ResponseError, match=r"PUT .*: 404"):
+        zarr.create_array(store, shape=(4,), dtype="i4")
 
 
 @pytest.mark.parametrize("value", [b"bytes", "text", None, 3])

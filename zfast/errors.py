@@ -302,6 +302,7 @@ _BY_STATUS: dict[Status, tuple[type[ZfastError], str]] = {
     Status.RANGE_UNSUPPORTED: (ResponseError, "the server does not serve this kind of range"),
     Status.ENCODED: (ResponseError, "the body is encoded although identity was asked for"),
     Status.OVERLONG: (ResponseError, "the body is longer than announced"),
+    Status.BUFFER_TOO_SMALL: (ResponseError, "the buffer is too small"),
     Status.CHANGED: (ChangedError, "the object changed while it was read"),
     Status.REDIRECT: (ResponseError, "the redirect cannot be followed"),
     Status.NO_MEMORY: (NoMemoryError, "no memory for the body"),

@@ -40,8 +40,8 @@ NewBatch = Callable[..., Batch]
 Steps = Generator[Batch, None, T]
 
 _GET, _HEAD, _PUT, _DELETE = (int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE))
-_OK, _MISSING, _CHANGED, _CANCELLED, _OVERLONG = (
-    int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED, Status.OVERLONG)
+_OK, _MISSING, _CHANGED, _CANCELLED = (
+    int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED)
 )
 _BAD_REQUEST = 400
 
@@ -69,9 +69,6 @@ def read_error(
 ) -> ZfastError:
     """Build the error of a completed read that is neither OK nor missing."""
     outcome = batch.outcome(index)
-    detail = outcome["detail"]
-    if outcome["code"] == _OVERLONG and outcome["capacity"] is not None:
-        detail = f"the buffer has {outcome['capacity']} bytes"
     return error_for(
         Status(outcome["code"]),
         url=url,
@@ -79,7 +76,7 @@ def read_error(
         byte_range=byte_range,
         status=outcome["status"],
         attempts=outcome["attempts"],
-        detail=detail,
+        detail=outcome["detail"],
         method=method,
     )
 

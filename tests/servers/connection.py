@@ -21,6 +21,7 @@ from .parsing import PeerClosed, Request
 from .replies import (
     Action,
     BelowTLS,
+    Cork,
     Drip,
     Ending,
     Fin,
@@ -175,6 +176,8 @@ class Connection:
                 self.send(action)
             case Reply():
                 return self._reply(action, method)
+            case Cork():
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
             case Drip(data):
                 self._drip(data)
             case Wait(event, timeout):

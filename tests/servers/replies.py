@@ -60,6 +60,11 @@ class Drip:
 
 
 @dataclass(frozen=True)
+class Cork:
+    """Hold back what follows, so that its last bytes travel in one segment with the FIN."""
+
+
+@dataclass(frozen=True)
 class KeyUpdate:
     """Change the keys of a TLS 1.3 session, and ask the client to change its own."""
 
@@ -250,6 +255,7 @@ Action = (
     bytes
     | Reply
     | Wait
+    | Cork
     | Drip
     | Tunnel
     | KeyUpdate

@@ -22,6 +22,7 @@ from .ranged import Handler, Ranged, Result, overlay, ranged
 from .replies import (
     Action,
     BelowTLS,
+    Cork,
     Drip,
     Fin,
     HalfClose,
@@ -46,6 +47,7 @@ __all__ = [
     "BadRequest",
     "BelowTLS",
     "Connection",
+    "Cork",
     "Drip",
     "Fields",
     "Fin",

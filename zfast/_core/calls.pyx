@@ -14,7 +14,7 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
-from zfast._core.leases cimport lease_new
+from zfast._core.leases cimport lease_new, origin_drop_dial
 from zfast._core.redirects cimport scheduler_redirected
 from zfast._core.request cimport Request
 from zfast._core.scheduler cimport scheduler_adopt, scheduler_dispatch, scheduler_left
@@ -52,6 +52,8 @@ cdef extern from *:
 cdef enum:
     # For all the others while one origin does not answer.
     SPARE_THREADS = 2
+    # One of so many threads is for the first dials of origins, while several do not answer.
+    FIRST_DIALS_SHARE = 8
 
 # Few threads are enough where a connection opens at once. Where that takes a round trip that one
 # feels, 64 connections by eight threads take eight of them, and by as many threads one.
@@ -61,6 +63,9 @@ cdef double FAR_SECONDS = 0.005
 cdef bint _may_dial(Scheduler* s, const Origin* origin) noexcept nogil:
     if s.dial_threads < s.max_dial_threads and s.dials_begun >= s.dial_threads - 1:
         # The last one looks on: it sees when more are needed.
+        return False
+    if origin.dials_begun > 0 and origin.leases == 0 and (
+            s.dials_begun >= s.dial_threads - s.dial_threads // FIRST_DIALS_SHARE):
         return False
     return origin.dials_begun < max(1, s.dial_threads - SPARE_THREADS)
 
@@ -162,8 +167,7 @@ cdef class Calls:
                         origin = s.origins[call.id]
                         if not origin_has_waiting(origin):
                             # The connections that opened first have done the work meanwhile.
-                            origin.dialling -= 1
-                            s.dialling -= 1
+                            origin_drop_dial(s, origin)
                             call.id = -1
                         else:
                             origin.dials_begun += 1

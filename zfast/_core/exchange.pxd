@@ -48,6 +48,7 @@ cdef cppclass Exchange:
     Sink sink                       # takes the body where it goes out while it comes
     Slab* tail                      # a suffix of a body of unknown length, until its end is known
     size_t tail_size
+    size_t tail_passed              # bytes of the body so far, most of which may be gone
     size_t drained
     bint answered                   # a byte of the response has come
     bint reusable                   # after the conclusion: the connection may carry another request

@@ -6,13 +6,18 @@ the head, only as many as were asked for, and count as delivered only then.
 """
 
 from libc.errno cimport ECONNRESET
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 from libcpp.string cimport string, to_string
 
 from zfast._core.buffers cimport slab_grown, slab_release
 from zfast._core.http1 cimport BODY, END, HEAD, NEED_DATA, Event, http1_feed
 from zfast._core.octets cimport is_strong_tag
-from zfast._core.request cimport request_forget_memory, request_grow, request_make_room
+from zfast._core.request cimport (
+    request_forget_memory,
+    request_grow,
+    request_make_room,
+    request_undivide,
+)
 from zfast._core.response_head cimport (
     CONTENT_LENGTH,
     EOF_BEFORE_HEAD,
@@ -25,6 +30,7 @@ from zfast._core.response_head cimport (
 )
 from zfast._core.semantics cimport (
     MEANS_CONTENT,
+    MEANS_DONE,
     MEANS_EMPTY,
     MEANS_FAILURE,
     MEANS_MISSING,
@@ -40,6 +46,7 @@ from zfast._core.types cimport (
     METHOD_GET,
     METHOD_HEAD,
     RANGE_BOUNDED,
+    STATUS_BUFFER_TOO_SMALL,
     STATUS_CHANGED,
     STATUS_CORRUPT,
     STATUS_HEAD_TOO_LARGE,
@@ -106,6 +113,10 @@ cdef bint exchange_conclude_as_judged(Exchange* exchange) noexcept nogil:
         return exchange_conclude(exchange, CONCLUDED_REDIRECT, STATUS_OK)
     if meaning == MEANS_FAILURE:
         return exchange_conclude(exchange, CONCLUDED_FAILURE, exchange.verdict.code)
+    if meaning == MEANS_DONE and exchange.sent < exchange_to_send(exchange):
+        # It cannot have written what it does not have.
+        exchange.request.detail = string(b"the server answered before it had all of the content")
+        return exchange_fail(exchange, STATUS_PROTOCOL)
     if not _has_expected(exchange.request, exchange.request.delivered):
         return _wrong_size(exchange)
     return exchange_conclude(exchange, CONCLUDED_OK, STATUS_OK)
@@ -123,6 +134,21 @@ cdef bint _wrong_size(Exchange* exchange) noexcept nogil:
             string(b"the object has not the ") + to_string(size) + string(b" bytes of a chunk")
         )
     return exchange_fail(exchange, STATUS_CHANGED if exchange.request.part else STATUS_CORRUPT)
+
+
+cdef bint _no_room(Exchange* exchange, size_t size) noexcept nogil:
+    # In the memory that somebody gave; `size` is what all of it takes, 0 where that is unknown.
+    cdef Request* request = exchange.request
+    if request.task != NULL:
+        return _wrong_size(exchange)
+    request.detail = (
+        string(b"it has ") + to_string(<unsigned long long>request.capacity) + string(b" bytes")
+    )
+    if size:
+        request.detail += (
+            string(b", and ") + to_string(<unsigned long long>size) + string(b" are to be read")
+        )
+    return exchange_fail(exchange, STATUS_BUFFER_TOO_SMALL)
 
 
 cdef bint _too_much(Exchange* exchange) noexcept nogil:
@@ -211,10 +237,10 @@ cdef bint _on_head(Exchange* exchange) noexcept nogil:
 cdef void _take_undivided(Exchange* exchange, Verdict* verdict) noexcept nogil:
     # The server sends all that there is: no part has to be asked for.
     cdef Request* request = exchange.request
-    if request.expected >= 0:
-        request.expected = request.past - request.wanted.start
-    request.wanted.end = request.past
+    request_undivide(request)
     request.undivided = True
+    # A former attempt may have begun to divide it.
+    request.opened = False
     verdict[0] = judge(
         &exchange.parser.head, request.method, &request.wanted, <long long>request.delivered,
         request.object_size, &request.profile.statuses,
@@ -224,25 +250,24 @@ cdef void _take_undivided(Exchange* exchange, Verdict* verdict) noexcept nogil:
 cdef bint _open_parts(Exchange* exchange) noexcept nogil:
     # Of a lead: makes room for all of its range, if parts may go out. False when it is concluded.
     cdef Request* request = exchange.request
-    cdef long long past = request.past
     cdef size_t size
+    # Without its size, an object that goes on behind the range could not be told.
     cdef bint holds = not request.etag.empty() and not exchange.verdict.range_ignored and (
-        exchange.verdict.take > 0)
+        exchange.verdict.take > 0 and request.object_size >= 0)
     if request.released:
         # Its parts write to the memory that they were given, for the object as it was: what it is
         # now is read when they have ended.
-        if holds and request.tag == request.part_tag:
+        if holds and request.tag == request.part_tag and (
+                request.object_size == request.part_object_size):
             return True
         return not exchange_fail(exchange, STATUS_CHANGED)
     exchange.opens = request.opened = holds
     if not request.opened or request.pieces != NULL:
         return True
-    if exchange.verdict.object_size >= 0:
-        past = min(past, exchange.verdict.object_size)
-    size = <size_t>(past - request.wanted.start)
+    size = <size_t>(min(request.past, request.object_size) - request.wanted.start)
     if request.measured:
         return request_make_room(request, size) or not exchange_fail(exchange, STATUS_NO_MEMORY)
-    return size <= request.capacity or not exchange_fail(exchange, STATUS_OVERLONG)
+    return size <= request.capacity or not _no_room(exchange, size)
 
 
 cdef bint _drains_too_much(Exchange* exchange) noexcept nogil:
@@ -293,15 +318,29 @@ cdef bint _on_content_head(Exchange* exchange) noexcept nogil:
                 request, request.delivered + <size_t>verdict.take):
             return exchange_fail(exchange, STATUS_NO_MEMORY)
     elif request.delivered + <size_t>verdict.take > request.capacity:
-        return exchange_fail(exchange, STATUS_OVERLONG)
+        return _no_room(exchange, request.delivered + <size_t>verdict.take)
     return False
 
 
 cdef bint _keep_tail(Exchange* exchange, const char* data, size_t size) noexcept nogil:
+    # Of what has passed, the end; a little more of it, so that not each piece moves all of it.
     cdef Slab* slab
-    cdef size_t needed = exchange.tail_size + size
-    if _is_too_much(exchange.request, needed):
+    cdef size_t wanted = <size_t>exchange.request.wanted.start
+    cdef size_t needed
+    exchange.tail_passed += size
+    if _is_too_much(exchange.request, exchange.tail_passed):
         return _too_much(exchange)
+    if size >= wanted:
+        data += size - wanted
+        size = wanted
+        exchange.tail_size = 0
+    elif exchange.tail_size + size > max(2 * wanted, <size_t>FIRST_TAIL):
+        memmove(
+            exchange.tail.base, exchange.tail.base + exchange.tail_size - (wanted - size),
+            wanted - size,
+        )
+        exchange.tail_size = wanted - size
+    needed = exchange.tail_size + size
     if exchange.tail == NULL or exchange.tail.size < needed:
         slab = slab_grown(exchange.tail, max(needed * 2, <size_t>FIRST_TAIL))
         if slab == NULL:
@@ -341,7 +380,7 @@ cdef bint _on_body(Exchange* exchange, const char* data, size_t size) noexcept n
                 if not request_grow(request, request.delivered + now):
                     return exchange_fail(exchange, STATUS_NO_MEMORY)
             elif request.delivered + now > request.capacity:
-                return exchange_fail(exchange, STATUS_OVERLONG)
+                return _no_room(exchange, 0)
         if now and request.pieces != NULL:
             sink_write(&exchange.sink, request.delivered, data, now)
         elif now:
@@ -388,12 +427,12 @@ cdef bint exchange_end(Exchange* exchange, bint junk) noexcept nogil:
             return exchange_break(exchange, STATUS_TRUNCATED)
         if exchange.verdict.tail:
             size = min(exchange.tail_size, <size_t>request.wanted.start)
-            request.object_size = <long long>exchange.tail_size
+            request.object_size = <long long>exchange.tail_passed
             if request.measured:
                 if size and not request_make_room(request, size):
                     return exchange_fail(exchange, STATUS_NO_MEMORY)
             elif size > request.capacity:
-                return exchange_fail(exchange, STATUS_OVERLONG)
+                return _no_room(exchange, size)
             if size:
                 memcpy(request.memory, exchange.tail.base + exchange.tail_size - size, size)
             request.delivered = size

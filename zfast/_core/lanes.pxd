@@ -12,4 +12,6 @@ cdef long lanes_ready(Scheduler* s, Origin* origin, long enough) noexcept nogil
 cdef void lanes_withdraw(
     BatchState* batch, long long index, vector[Request_ptr]* withdrawn
 ) noexcept nogil
-cdef void lanes_withdraw_all(Origin* origin, vector[Request_ptr]* withdrawn) noexcept nogil
+cdef void lanes_withdraw_before(
+    Origin* origin, long dial_round, vector[Request_ptr]* withdrawn
+) noexcept nogil

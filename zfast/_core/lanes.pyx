@@ -26,6 +26,7 @@ cdef void lanes_enqueue(Scheduler* s, Request* request, bint first) noexcept nog
         lane.listed = True
         origin.lanes.push_back(lane)
     origin.pending += 1
+    request.dial_round = origin.dial_rounds
     lanes_list(s, origin)
 
 
@@ -111,17 +112,30 @@ cdef void lanes_withdraw(
             _unlist(origin, entry.second)
 
 
-cdef void lanes_withdraw_all(Origin* origin, vector[Request_ptr]* withdrawn) noexcept nogil:
-    # Takes every request that waits for the origin.
+cdef void lanes_withdraw_before(
+    Origin* origin, long dial_round, vector[Request_ptr]* withdrawn
+) noexcept nogil:
+    # Takes the requests that had been waiting for the origin when dials of that round were asked
+    # for.
+    cdef size_t turns = origin.lanes.size()
+    cdef deque[Request_ptr] kept
     cdef Lane* lane
-    while not origin.lanes.empty():
+    cdef Request* request
+    while turns > 0:
+        turns -= 1
         lane = origin.lanes.front()
         origin.lanes.pop_front()
-        lane.listed = False
-        while not lane.waiting.empty():
-            withdrawn.push_back(lane.waiting.front())
-            lane.waiting.pop_front()
-    origin.pending = 0
+        kept.clear()
+        for request in lane.waiting:
+            if request.dial_round < dial_round:
+                withdrawn.push_back(request)
+                origin.pending -= 1
+            else:
+                kept.push_back(request)
+        lane.waiting.swap(kept)
+        lane.listed = not lane.waiting.empty()
+        if lane.listed:
+            origin.lanes.push_back(lane)
 
 
 cdef void _unlist(Origin* origin, Lane* lane) noexcept nogil:

@@ -135,15 +135,32 @@ cdef void lease_lose(Scheduler* s, Lease* lease) noexcept nogil:
 # ----------------------------------------------------------------------------------------- dialling
 
 
-cdef bint _evict(Scheduler* s, const Origin* origin, bint starving) noexcept nogil:
+cdef inline int _share(const Scheduler* s) noexcept nogil:
+    # What each of the origins may have that requests wait for, where they want more than there is.
+    return max(1, s.max_leases // max(1, <int>s.pending.size()))
+
+
+cdef bint origin_lacks(const Scheduler* s, const Origin* origin) noexcept nogil:
+    # Its first connection; or its share, where there is no room for more.
+    cdef int count = origin.leases + origin.dialling
+    return origin.pending > 0 and (
+        count == 0 or (count < _share(s) and s.leases + s.dialling + s.leaving >= s.max_leases)
+    )
+
+
+cdef bint _evict(Scheduler* s, const Origin* origin, bint lacks) noexcept nogil:
     # Makes room for `origin` by giving back an idle connection of another one that has nothing
-    # waiting; where it starves, of any that has had its turn. False when there is none.
+    # waiting; where it lacks some, of any that has more than its share, or has had its turn. False
+    # when there is none.
     for entry in s.origins:
         if entry.second == origin:
             # The next to be opened would be the same one, out of its pool.
             continue
         for lease in entry.second.idle:
-            if entry.second.pending == 0 or (starving and lease.served >= TURN):
+            if entry.second.pending == 0 or (
+                lacks and lease.served >= TURN
+                and (origin.leases == 0 or entry.second.leases > _share(s))
+            ):
                 # In its pool it would stay open: not where descriptors are what is short.
                 lease_retire(s, lease, s.max_leases >= s.max_in_flight)
                 return True
@@ -161,8 +178,7 @@ cdef bint _withdraw_one(Scheduler* s, Origin* origin) noexcept nogil:
         other = s.origins[s.calls[index].id]
         if other != origin and other.dialling > 1:
             s.calls.erase(s.calls.begin() + <long>index)
-            other.dialling -= 1
-            s.dialling -= 1
+            origin_drop_dial(s, other)
             return True
     return False
 
@@ -182,6 +198,7 @@ cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
     cdef long idle = <long>origin.idle.size()
     cdef long wanted, lacking, bearable
     cdef bint starving = origin.leases == 0 and origin.dialling == 0
+    cdef bint lacks = origin_lacks(s, origin)
     if origin.dial_after > now:
         return
     bearable = governor_room(&origin.governor, origin_in_flight(origin), now)
@@ -195,17 +212,41 @@ cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
         room += 1
     lacking = wanted - room - s.leaving
     # What is not in flight is idle.
-    while lacking > 0 and s.leases - s.in_flight > idle and _evict(s, origin, starving):
+    while lacking > 0 and s.leases - s.in_flight > idle and _evict(s, origin, lacks):
         lacking -= 1
-        starving = False
+        lacks = False
+        origin.promised = True
+    if starving and wanted > 0 and room <= 0 and s.dialling > 0 and s.max_leases >= s.max_in_flight:
+        # Hosts that answer nobody are at all there is: one more than that does no harm.
+        room = 1
     wanted = min(wanted, room)
     if wanted > 0 and origin.dialling == 0:
         origin.dialled_at = monotonic()
+    if wanted > 0:
+        origin.dial_rounds += 1
+        origin.promised = False
     while wanted > 0:
         wanted -= 1
         origin.dialling += 1
         s.dialling += 1
+        origin.dials.push_back(origin.dial_rounds)
         call_python(s, CALL_DIAL, origin.id, 0)
+
+
+cdef void origin_drop_dial(Scheduler* s, Origin* origin) noexcept nogil:
+    # One that nobody has begun, and nobody will: the last ones begin last.
+    origin.dialling -= 1
+    s.dialling -= 1
+    origin.dials.pop_back()
+
+
+cdef long origin_end_dial(Scheduler* s, Origin* origin) noexcept nogil:
+    # The round of the one that has ended: the first to begin, or one that took no longer.
+    cdef long dial_round = origin.dials.front()
+    origin.dialling -= 1
+    s.dialling -= 1
+    origin.dials.pop_front()
+    return dial_round
 
 
 cdef void origin_withdraw_dials(Scheduler* s, Origin* origin) noexcept nogil:
@@ -214,8 +255,7 @@ cdef void origin_withdraw_dials(Scheduler* s, Origin* origin) noexcept nogil:
     while index < s.calls.size():
         if s.calls[index].kind == CALL_DIAL and s.calls[index].id == origin.id:
             s.calls.erase(s.calls.begin() + <long>index)
-            origin.dialling -= 1
-            s.dialling -= 1
+            origin_drop_dial(s, origin)
         else:
             index += 1
 

@@ -9,7 +9,13 @@ from libc.math cimport ceil, fmax, fmin
 
 from zfast._core.codecs cimport Decoder
 from zfast._core.decoding cimport decoding_has, decoding_help
-from zfast._core.exchange cimport CONCLUDED_BROKEN, PHASE_IDLE, Exchange
+from zfast._core.exchange cimport (
+    PHASE_DRAIN,
+    PHASE_IDLE,
+    Exchange,
+    exchange_break,
+    exchange_conclude_as_judged,
+)
 from zfast._core.extern.pthread cimport (
     pthread_cond_signal,
     pthread_mutex_lock,
@@ -106,6 +112,18 @@ cdef double _ends_at(const Exchange* exchange) noexcept nogil:
     return since + limit if limit > 0 else 0
 
 
+cdef void _end_stalled(Exchange* exchange) noexcept nogil:
+    if exchange.phase == PHASE_DRAIN:
+        # The rest of an error's page is of no use to anybody.
+        exchange.reusable = False
+        exchange_conclude_as_judged(exchange)
+    else:
+        exchange_break(
+            exchange,
+            STATUS_FIRST_BYTE_TIMEOUT if _awaits_answer(exchange) else STATUS_READ_TIMEOUT,
+        )
+
+
 cdef double _check_times(Thread* thread, double now) noexcept nogil:
     # Ends what has made no progress for too long, and has sent again what is late; when to look
     # again, 0 for never. Under the lock.
@@ -125,12 +143,7 @@ cdef double _check_times(Thread* thread, double now) noexcept nogil:
             split_go(thread.scheduler, lease.request)
         due = _ends_at(&lease.exchange)
         if 0 < due <= now:
-            lease.exchange.conclusion = CONCLUDED_BROKEN
-            lease.exchange.code = (
-                STATUS_FIRST_BYTE_TIMEOUT if _awaits_answer(&lease.exchange)
-                else STATUS_READ_TIMEOUT
-            )
-            lease.exchange.reusable = False
+            _end_stalled(&lease.exchange)
             scheduler_settle(thread.scheduler, lease, now)
             continue
         next = _sooner(next, due)

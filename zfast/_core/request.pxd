@@ -87,10 +87,12 @@ cdef cppclass Request:
     bint opened                     # the head has come, and a tag that holds the parts together
     bint undivided                  # the server sends the whole object: there are no parts
     bint released                   # the parts are on their way
-    string part_tag                 # what they asked for
+    string part_tag                 # ... of an object with this tag
+    long long part_object_size      # ... and of this size
     Status failed_with              # what the first of them came to, STATUS_OK while none failed
     const Request* failed           # ... which
     void* claimant                  # the exchange whose response it is, NULL until one has come
+    long dial_round                 # of its origin, as it began to wait for a connection
     size_t avoided                  # the address where it failed last, 0 none
     RetryCounts retries
     int attempts
@@ -102,6 +104,7 @@ cdef cppclass Request:
     string location
     string head                     # raw, where it is kept
 
+cdef void request_undivide(Request* lead) noexcept nogil
 cdef void request_compose(Request* request, string* out) noexcept nogil
 cdef bint request_has_all(const Request* request) noexcept nogil
 cdef bint request_make_room(Request* request, size_t size) noexcept nogil

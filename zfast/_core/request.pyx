@@ -60,6 +60,16 @@ cdef void _write_range(Request* request, string* out) noexcept nogil:
     http1_field(out, "If-Range", request.etag)
 
 
+cdef void request_undivide(Request* lead) noexcept nogil:
+    # Asks for all of its range again, and for the whole object where that was it: one that turns
+    # out to be longer is then another one.
+    lead.wanted.end = lead.past
+    if lead.wanted.start == 0 and lead.past == lead.whole:
+        lead.wanted.kind = RANGE_WHOLE
+    if lead.expected >= 0:
+        lead.expected = lead.past - lead.wanted.start
+
+
 cdef void request_compose(Request* request, string* out) noexcept nogil:
     # Its head, as it goes out now: of what has been delivered only the rest is asked for.
     out.clear()

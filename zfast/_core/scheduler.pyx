@@ -8,7 +8,13 @@ from zfast._core.counters cimport count
 from zfast._core.extern.pthread cimport pthread_cond_broadcast
 from zfast._core.governor cimport Governor, governor_asked, governor_room
 from zfast._core.lanes cimport lanes_enqueue, lanes_take_next
-from zfast._core.leases cimport lease_rest, origin_can_dial, origin_dial
+from zfast._core.leases cimport (
+    lease_rest,
+    origin_can_dial,
+    origin_dial,
+    origin_end_dial,
+    origin_lacks,
+)
 from zfast._core.request cimport Profile, Request
 from zfast._core.splitting cimport split_plan
 from zfast._core.state cimport (
@@ -125,10 +131,9 @@ cdef void scheduler_adopt(Scheduler* s, Lease* lease, double now) noexcept nogil
     # A connection that has just been opened, or came open out of its pool.
     cdef Origin* origin = lease.origin
     s.leases_by_id[lease.id] = lease
+    origin_end_dial(s, origin)
     origin.leases += 1
-    origin.dialling -= 1
     s.leases += 1
-    s.dialling -= 1
     origin.dial_failures = 0
     origin.dial_after = 0
     origin.reached = True
@@ -246,15 +251,18 @@ cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogi
     # Pairs waiting requests with idle leases, origin by origin in turn, and asks for connections
     # where there are too few. `caller` is the worker that will look at its inbox anyhow.
     cdef size_t index = 0
+    cdef int promised
     cdef bint progress = True
     cdef Origin* origin
     cdef Request* request
     if s.stopping:
         return
-    for index in range(s.pending.size()):
-        origin = s.pending[index]
-        if origin.pending and origin.leases == 0 and origin.dialling == 0:
-            origin_dial(s, origin, now)
+    # Before what is idle is taken; and first those for which something was given up.
+    for promised in range(2):
+        for index in range(s.pending.size()):
+            origin = s.pending[index]
+            if origin.promised == (promised == 0) and origin_lacks(s, origin):
+                origin_dial(s, origin, now)
     while progress and s.in_flight < s.max_in_flight:
         progress = False
         index = 0
@@ -277,6 +285,11 @@ cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogi
                 continue
             _assign_next(s, _idle_for(origin, request), request, caller)
             progress = True
+            if s.pending.size() > 1:
+                # The next one is another's, here and in the next call.
+                index -= 1
+                s.pending.erase(s.pending.begin() + <long>index)
+                s.pending.push_back(origin)
     for index in range(s.pending.size()):
         if s.in_flight >= s.max_in_flight:
             break

@@ -102,7 +102,8 @@ cdef Verdict _judge_part(
     cdef long long should_end
     if wanted.kind == RANGE_WHOLE and delivered == 0:
         return _failure(STATUS_RANGE_MISMATCH)
-    if wanted.kind == RANGE_SUFFIX and head.content_length == 0 and not head.content_range_valid:
+    if wanted.kind == RANGE_SUFFIX and delivered == 0 and (
+            head.content_length == 0 and not head.content_range_valid):
         # Caddy's answer to a suffix of an empty object: 206 with "bytes 0--1/0".
         return _verdict(MEANS_EMPTY)
     if head.multipart or not head.has_content_range or not head.content_range_valid:
@@ -171,7 +172,7 @@ cdef Verdict judge(
     cdef int status = head.status
     cdef bint reads = method == METHOD_GET
     if 0 <= status < STATUS_LIMIT:
-        if policy.flags[status] & POLICY_MISSING:
+        if policy.flags[status] & POLICY_MISSING and method != METHOD_PUT:
             return _verdict(MEANS_MISSING)
         if policy.flags[status] & POLICY_RETRY:
             return _verdict(MEANS_RETRY)

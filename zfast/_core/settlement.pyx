@@ -25,17 +25,19 @@ from zfast._core.governor cimport (
     governor_give_back,
     governor_throttled,
 )
-from zfast._core.lanes cimport lanes_enqueue, lanes_withdraw_all
+from zfast._core.lanes cimport lanes_enqueue, lanes_withdraw_before
 from zfast._core.leases cimport (
     lease_drop_twin,
     lease_lose,
     lease_part,
     lease_rest,
     lease_retire,
+    origin_end_dial,
     origin_withdraw_dials,
 )
 from zfast._core.redirects cimport scheduler_redirect
 from zfast._core.request cimport Request
+from zfast._core.response_head cimport Span
 from zfast._core.retry cimport MISHAP_CONNECT, MISHAP_OTHER, MISHAP_READ, MISHAP_STATUS, http_date
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport NOBODY, Request_ptr, origin_in_flight, wake
@@ -57,18 +59,23 @@ cdef enum:
     MOST_STALE_RETRIES = 8
 
 
+cdef double _date(const Exchange* exchange, Span field) noexcept nogil:
+    # Seconds since 1970, -1 where there is no such field, or no date in it.
+    if field.offset == 0:
+        return -1.0
+    return http_date(exchange.head + field.offset, field.size)
+
+
 cdef double _retry_after(const Exchange* exchange) noexcept nogil:
-    cdef double date
+    cdef double date, now
     if exchange.parser.head.retry_after >= 0:
         return <double>exchange.parser.head.retry_after
-    if exchange.parser.head.retry_after_value.offset:
-        date = http_date(
-            exchange.head + exchange.parser.head.retry_after_value.offset,
-            exchange.parser.head.retry_after_value.size,
-        )
-        if date >= 0:
-            return max(0.0, date - <double>time(NULL))
-    return -1.0
+    date = _date(exchange, exchange.parser.head.retry_after_value)
+    if date < 0:
+        return -1.0
+    # By the server's own clock, where it says what that shows.
+    now = _date(exchange, exchange.parser.head.date)
+    return max(0.0, date - (now if now >= 0 else <double>time(NULL)))
 
 
 cdef inline void _note_failure(Lease* lease, double now) noexcept nogil:
@@ -244,8 +251,7 @@ cdef void scheduler_dial_failed(
 ) noexcept nogil:
     cdef vector[Request_ptr] failed
     cdef Request* request
-    origin.dialling -= 1
-    s.dialling -= 1
+    cdef long dial_round = origin_end_dial(s, origin)
     if no_descriptor and s.leases > 0:
         # The process is out of descriptors: make do with the connections there are, for a while.
         s.max_leases = max(1, s.leases + s.dialling)
@@ -266,12 +272,13 @@ cdef void scheduler_dial_failed(
             # It takes no more connections than it has.
             governor_throttled(&origin.governor, now, origin.leases, 0, now)
     origin_withdraw_dials(s, origin)
-    if origin.leases > 0 or origin.dialling > 0:
+    if origin.leases > 0 or (origin.dialling > 0 and origin.dials.front() <= dial_round):
         wake(s.workers[0])
         return
-    # Nothing connects: it is the mishap of every request that waits for this origin.
+    # Nothing connects: it is the mishap of every request that has waited for these dials. Who came
+    # later has others, which must not keep those waiting that were here before.
     origin.dial_after = 0
-    lanes_withdraw_all(origin, &failed)
+    lanes_withdraw_before(origin, dial_round, &failed)
     for request in failed:
         request.attempts += 1
         request.detail = detail

@@ -10,6 +10,7 @@ from libcpp.string cimport string
 
 from zfast._core.counters cimport count
 from zfast._core.lanes cimport lanes_enqueue
+from zfast._core.request cimport request_undivide
 from zfast._core.state cimport BatchState, Origin
 from zfast._core.types cimport (
     METHOD_GET,
@@ -71,16 +72,17 @@ cdef void split_plan(Scheduler* s, Request* lead) noexcept nogil:
     lead.past = past
     if lead.expected >= 0:
         lead.expected = size
-    start += size
+    start = lead.wanted.end
     while start < past:
         batch.parts.emplace_back()
         part = &batch.parts.back()
         part.lead = lead
         part.wanted.kind = RANGE_BOUNDED
         part.wanted.start = start
-        part.wanted.end = min(start + size, past)
+        # Not their sum: a range may end where a number does.
+        part.wanted.end = start + min(size, past - start)
         lead.parts.push_back(part)
-        start += size
+        start = part.wanted.end
     lead.unfinished = 1 + lead.parts.size()
     count(&lead.profile.counters.split, 1)
 
@@ -92,14 +94,13 @@ cdef void split_go(Scheduler* s, Request* lead) noexcept nogil:
     if lead.released or lead.parts.empty() or lead.cancelled != STATUS_OK:
         return
     lead.released = True
-    lead.part_tag = lead.tag
+    lead.part_tag, lead.part_object_size = lead.tag, lead.object_size
     for part in lead.parts:
-        if 0 <= lead.object_size <= part.wanted.start:
+        if lead.object_size <= part.wanted.start:
             # The object ends before.
             lead.unfinished -= 1
             continue
-        if lead.object_size >= 0:
-            part.wanted.end = min(part.wanted.end, lead.object_size)
+        part.wanted.end = min(part.wanted.end, lead.object_size)
         offset = <size_t>(part.wanted.start - lead.wanted.start)
         size = part.wanted.end - part.wanted.start
         part.profile, part.origin, part.endpoint = lead.profile, lead.origin, lead.endpoint
@@ -133,20 +134,11 @@ cdef inline bint _reads_otherwise(Status code) noexcept nogil:
 
 
 cdef void _unite(Request* lead) noexcept nogil:
-    lead.wanted.end = lead.past
-    if lead.expected >= 0:
-        lead.expected = lead.past - lead.wanted.start
+    request_undivide(lead)
     lead.delivered = 0
     lead.etag.clear()
     lead.parts.clear()
     lead.released = False
-
-
-cdef inline size_t _whole_size(const Request* lead) noexcept nogil:
-    cdef long long past = lead.past
-    if lead.object_size >= 0:
-        past = min(past, lead.object_size)
-    return <size_t>(past - lead.wanted.start)
 
 
 cdef SplitStep _conclude(Request* lead, Status* code) noexcept nogil:
@@ -162,7 +154,7 @@ cdef SplitStep _conclude(Request* lead, Status* code) noexcept nogil:
         origin.only_whole = origin.only_whole or again
     elif code[0] == STATUS_OK:
         origin.splits_lost = 0
-        lead.delivered = _whole_size(lead)
+        lead.delivered = <size_t>(min(lead.past, lead.object_size) - lead.wanted.start)
     elif not lead.part:
         again = _reads_otherwise(code[0])
         origin.splits_lost += again
@@ -193,6 +185,9 @@ cdef SplitStep split_ended(Scheduler* s, Request* request, Status* code) noexcep
     if request == lead and not lead.released:
         if code[0] == STATUS_OK and lead.opened:
             split_go(s, lead)
+            if not lead.released:
+                # Cancelled in the very turn in which it ended: the parts stay where they are.
+                lead.failed_with, lead.failed = lead.cancelled, lead
         if not lead.released:
             lead.unfinished -= lead.parts.size()
     if lead.unfinished > 0:

@@ -54,7 +54,10 @@ cdef cppclass Origin:
     size_t pending
     int leases
     int dialling
+    long dial_rounds                # how often dials were asked for, several at a time
+    deque[long] dials               # of each that has no answer yet, the round that it is of
     int leaving                     # retired, but not with their owner yet
+    bint promised                   # what another has given up is for this one
     bint listed
     int max_leases                  # what its pool allows, 0 no limit
     int dials_begun                 # that Python is at

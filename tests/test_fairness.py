@@ -1,0 +1,63 @@
+"""Hosts that want more connections than there are share them, and none waits for another's end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from servers.script import in_child
+from servers.scripted import Request, ScriptedServer, ok
+
+import zfast
+
+Start = Callable[..., ScriptedServer]
+
+
+def slow(seconds: float) -> Callable[[Request], object]:
+    def handle(_: Request) -> object:
+        time.sleep(seconds)
+        return ok(b"value")
+
+    return handle
+
+
+def reading(url: str, count: int) -> threading.Thread:
+    keys = [(str(number), None) for number in range(count)]
+    thread = threading.Thread(target=lambda: zfast.Client(url).get_many(keys))
+    thread.start()
+    return thread
+
+
+def beside(limit: int, many: str, few: str, count: int) -> dict[str, bool | int]:
+    """Read a few of one host while another's batch has all connections, in a new process."""
+
+    def work() -> dict[str, bool | int]:
+        with zfast.config.set(max_concurrency=limit):
+            batch = reading(many, 100 * limit)
+            while zfast.stats()["in_flight"] < limit:
+                time.sleep(0.001)
+            time.sleep(0.1)
+            bodies = zfast.Client(few).get_many([(str(number), None) for number in range(count)])
+            assert bodies == [b"value"] * count
+            goes_on = batch.is_alive()
+            batch.join()
+            return {"goes on": goes_on, "opened": zfast.stats()["connections_opened"]}
+
+    found: dict[str, bool | int] = in_child(work)
+    return found
+
+
+def test_one_read_beside_a_batch_that_has_the_only_connection(scripted: Start) -> None:
+    many, few = scripted(slow(0.01)), scripted(slow(0.01))
+    assert beside(1, many.url, few.url, 1)["goes on"]
+    assert len(few.requests) == 1
+
+
+def test_a_batch_beside_a_batch_gets_its_share(scripted: Start) -> None:
+    """Not its first connection alone; the other keeps its own share."""
+    many, few = scripted(slow(0.01)), scripted(slow(0.01))
+    assert beside(8, many.url, few.url, 160)["goes on"]
+    assert 3 <= len(few.connections) <= 8
+    # It stays so: connections are not taken back and forth.
+    assert len(many.connections) < 40
