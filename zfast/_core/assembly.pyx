@@ -6,7 +6,12 @@ What touches requests happens under the scheduler's lock, and nothing here block
 from libcpp.string cimport string, to_string
 
 from zfast._core.finishing cimport scheduler_end, scheduler_finish
-from zfast._core.index_cache cimport IndexEntry, index_cache_begin, index_cache_find
+from zfast._core.index_cache cimport (
+    IndexEntry,
+    IndexFormat,
+    index_cache_begin,
+    index_cache_find_alike,
+)
 from zfast._core.lanes cimport lanes_enqueue
 from zfast._core.placement cimport Placement, placement_span
 from zfast._core.recipe cimport Chain
@@ -143,8 +148,15 @@ cdef void _ask_for_index(Assembly* assembly, Task* task, Request* request) noexc
 cdef void _ask_for_run(Assembly* assembly, Task* task, Request* request) noexcept nogil:
     cdef const Chain* chain = task.shard.inner
     cdef const ShardIndex* index = task.shard.index
-    cdef size_t first = task.pieces.front().inner
+    cdef size_t first
     request.wanted.kind = RANGE_BOUNDED
+    if task.pieces.empty():
+        # Nothing is wanted but to know that the object is still the one that the index is of.
+        request.wanted.start = 0
+        request.wanted.end = request.expected = 1
+        _pin(request, index.etag, index.object_size)
+        return
+    first = task.pieces.front().inner
     request.wanted.start = <long long>shard_index_offset(index, first)
     request.expected = <long long>(task.pieces.back().start + task.pieces.back().size)
     request.wanted.end = request.wanted.start + request.expected
@@ -173,15 +185,20 @@ cdef bint assembly_enter_shard(Assembly* assembly, Request* request) noexcept no
     # index is known, and the request is the caller's to give to a decode thread, or to serve.
     cdef Task* task = <Task*>request.task
     cdef IndexEntry* entry
+    cdef IndexFormat format
     if not assembly.cache.knows_ranges:
         task.purpose = FOR_CHUNK
         request.wanted.kind = RANGE_WHOLE
         request.parked = False
         lanes_enqueue(assembly.scheduler, request, False)
         return False
-    entry = index_cache_find(assembly.cache, &task.target)
+    format.count = task.chain.cells
+    format.at_end = task.chain.index_at_end
+    format.checksum = task.chain.index_checksum
+    format.big_endian = task.chain.index_big_endian
+    entry = index_cache_find_alike(assembly.cache, &task.target, &format)
     if entry == NULL:
-        task.entry = index_cache_begin(assembly.cache, &task.target)
+        task.entry = index_cache_begin(assembly.cache, &task.target, &format)
         task.loads = True
         assembly_send(task, request)
         return False

@@ -23,6 +23,7 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_unlock,
 )
 from zfast._core.finishing cimport scheduler_end
+from zfast._core.index_cache cimport index_cache_forget_index
 from zfast._core.recipe cimport Chain, chain_read, chain_read_cells
 from zfast._core.request cimport Request
 from zfast._core.scatter cimport scatter_fill
@@ -30,6 +31,7 @@ from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.shard_index cimport ShardIndex
 from zfast._core.shard_read cimport (
     MAX_RESTARTS,
+    shard_begin_anew,
     shard_decode_index,
     shard_end_run,
     shard_end_size,
@@ -42,6 +44,7 @@ from zfast._core.state cimport MAX_BACKLOG, NOBODY, BatchState, Scheduler, monot
 from zfast._core.types cimport (
     RANGE_SUFFIX,
     STATUS_CHANGED,
+    STATUS_CORRUPT,
     STATUS_MISSING,
     STATUS_OK,
     STATUS_RANGE_UNSUPPORTED,
@@ -154,9 +157,15 @@ cdef void _do_index(Scheduler* s, Request* request, Status code) noexcept nogil:
     elif code == STATUS_MISSING:
         _fill(task)
     pthread_mutex_lock(&s.lock)
-    if code == STATUS_OK:
+    if assembly.batch.cancelled != STATUS_OK and (code == STATUS_OK or code == STATUS_CORRUPT):
         code = assembly.batch.cancelled
-    if code == STATUS_OK:
+    if code == STATUS_CORRUPT and task.shard.index_was_kept and task.shard.restarts == 0:
+        # What is stored there now may be mended.
+        code = STATUS_OK
+        shard_begin_anew(task)
+    elif code == STATUS_CORRUPT and task.shard.index != NULL:
+        index_cache_forget_index(assembly.cache, &task.target, task.shard.index)
+    elif code == STATUS_OK:
         shard_enter_runs(task, &runs)
     else:
         for run in runs:

@@ -7,8 +7,17 @@ from libcpp.unordered_map cimport unordered_map
 from zfast._core.request cimport Request
 from zfast._core.shard_index cimport ShardIndex
 
+cdef struct IndexFormat:
+    # By how it is stored and how many it has, one array's index is no other's. Of the same target
+    # several may ask for one: arrays whose keys meet, or an array before and after it was made anew.
+    size_t count
+    bint at_end
+    bint checksum
+    bint big_endian
+
 cdef cppclass IndexEntry:
     string target
+    IndexFormat format
     ShardIndex* index               # NULL while it is being read
     deque[Request*] waiting         # parked until it has been
     bint detached                   # written to meanwhile: those who ask later begin another
@@ -29,7 +38,15 @@ cdef cppclass IndexCache:
     unsigned long long misses
 
 cdef IndexEntry* index_cache_find(IndexCache* cache, const string* target) noexcept nogil
-cdef IndexEntry* index_cache_begin(IndexCache* cache, const string* target) noexcept nogil
+cdef IndexEntry* index_cache_find_alike(
+    IndexCache* cache, const string* target, const IndexFormat* format
+) noexcept nogil
+cdef IndexEntry* index_cache_begin(
+    IndexCache* cache, const string* target, const IndexFormat* format
+) noexcept nogil
 cdef void index_cache_keep(IndexCache* cache, IndexEntry* entry, ShardIndex* index) noexcept nogil
-cdef void index_cache_detach(IndexCache* cache, IndexEntry* entry) noexcept nogil
+cdef void index_cache_forget(IndexCache* cache, const string* target) noexcept nogil
+cdef void index_cache_forget_index(
+    IndexCache* cache, const string* target, const ShardIndex* index
+) noexcept nogil
 cdef void index_cache_drop(IndexCache* cache, IndexEntry* entry) noexcept nogil

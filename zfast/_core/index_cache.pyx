@@ -55,10 +55,28 @@ cdef IndexEntry* index_cache_find(IndexCache* cache, const string* target) noexc
     return entry
 
 
-cdef IndexEntry* index_cache_begin(IndexCache* cache, const string* target) noexcept nogil:
+cdef IndexEntry* index_cache_find_alike(
+    IndexCache* cache, const string* target, const IndexFormat* format
+) noexcept nogil:
+    # The same, if it is of this format; one of another makes way for it.
+    cdef IndexEntry* entry = index_cache_find(cache, target)
+    if entry != NULL and (
+        entry.format.count != format.count or entry.format.at_end != format.at_end
+        or entry.format.checksum != format.checksum
+        or entry.format.big_endian != format.big_endian
+    ):
+        index_cache_forget(cache, target)
+        return NULL
+    return entry
+
+
+cdef IndexEntry* index_cache_begin(
+    IndexCache* cache, const string* target, const IndexFormat* format
+) noexcept nogil:
     # An entry for an index that its caller will read, and then keep or drop.
     cdef IndexEntry* entry = new IndexEntry()
     entry.target = dereference(target)
+    entry.format = dereference(format)
     cache.entries[entry.target] = entry
     cache.misses += 1
     return entry
@@ -76,10 +94,24 @@ cdef void index_cache_keep(IndexCache* cache, IndexEntry* entry, ShardIndex* ind
         index_cache_drop(cache, cache.oldest)
 
 
-cdef void index_cache_detach(IndexCache* cache, IndexEntry* entry) noexcept nogil:
-    # What its reader will bring is for those who wait already, and for nobody else.
-    entry.detached = True
-    cache.entries.erase(entry.target)
+cdef void index_cache_forget(IndexCache* cache, const string* target) noexcept nogil:
+    # Whoever asks from here on begins another. What a reader will bring that is at it now is for
+    # those who wait already.
+    cdef IndexEntry* entry = index_cache_find(cache, target)
+    if entry != NULL and entry.index != NULL:
+        index_cache_drop(cache, entry)
+    elif entry != NULL:
+        entry.detached = True
+        cache.entries.erase(entry.target)
+
+
+cdef void index_cache_forget_index(
+    IndexCache* cache, const string* target, const ShardIndex* index
+) noexcept nogil:
+    # The same, if it is this one.
+    cdef IndexEntry* entry = index_cache_find(cache, target)
+    if entry != NULL and entry.index == index:
+        index_cache_drop(cache, entry)
 
 
 cdef void index_cache_drop(IndexCache* cache, IndexEntry* entry) noexcept nogil:

@@ -101,7 +101,8 @@ cdef inline Py_ssize_t _steps_to(const Extent* extent, Py_ssize_t position) noex
     if ahead <= 0:
         return 0
     if extent.step > 1:
-        ahead = (ahead + extent.step - 1) // extent.step
+        # Not rounded up by a sum: a step may be as large as numbers are.
+        ahead = (ahead - 1) // extent.step + 1
     return min(ahead, extent.count)
 
 

@@ -6,13 +6,7 @@ from posix.unistd cimport getpid
 
 from zfast._core.engine cimport Engine
 from zfast._core.extern.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
-from zfast._core.index_cache cimport (
-    IndexCache,
-    IndexEntry,
-    index_cache_detach,
-    index_cache_drop,
-    index_cache_find,
-)
+from zfast._core.index_cache cimport IndexCache, index_cache_drop, index_cache_forget
 
 
 @cython.no_gc_clear  # letting go takes the engine
@@ -46,16 +40,11 @@ cdef class ShardIndexes:
 
     def forget(self, bytes target not None):
         """Have the index of a shard read anew, since the shard was written."""
-        cdef IndexEntry* entry
         cdef string name = target
         if self.engine.pid != getpid():
             return
         pthread_mutex_lock(&self.engine.scheduler.lock)
-        entry = index_cache_find(self.cache, &name)
-        if entry != NULL and entry.index != NULL:
-            index_cache_drop(self.cache, entry)
-        elif entry != NULL:
-            index_cache_detach(self.cache, entry)
+        index_cache_forget(self.cache, &name)
         pthread_mutex_unlock(&self.engine.scheduler.lock)
 
     def expect_whole_objects(self):

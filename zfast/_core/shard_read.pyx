@@ -27,7 +27,7 @@ from zfast._core.index_cache cimport (
     IndexCache,
     IndexEntry,
     index_cache_drop,
-    index_cache_find,
+    index_cache_forget_index,
     index_cache_keep,
 )
 from zfast._core.placement cimport MAX_DIMENSIONS, Extent, Placement
@@ -118,6 +118,9 @@ cdef Status shard_plan_runs(Task* task, Request* request, vector[Task_ptr]* runs
     coalesce(&wanted, task.assembly.max_gap, task.assembly.max_run, &spans)
     for span in spans:
         runs.push_back(_new_run(task, &span, wanted.data()))
+    if runs.empty() and task.shard.index_was_kept and tag_is_strong(task.shard.index.etag):
+        # All of it is filled by what an index says that may be out of date.
+        runs.push_back(_new_task(task, FOR_RUN))
     return STATUS_OK
 
 
@@ -145,20 +148,25 @@ cdef Status _odd_size(Task* task, Request* request, size_t inner) noexcept nogil
     return assembly_corrupt(task.chain, request, <long>inner, "its size is not a chunk's")
 
 
+cdef Task* _new_task(const Task* shard, Purpose purpose) noexcept nogil:
+    cdef Task* task = new Task()
+    task.assembly = shard.assembly
+    task.chain = shard.chain
+    task.purpose = purpose
+    task.item = shard.item
+    task.shard = shard.shard
+    task.target = shard.target
+    return task
+
+
 cdef Task* _new_run(Task* shard, const Run* span, const Wanted* wanted) noexcept nogil:
     # `wanted` names inner chunks by number, or by their place in the planned cells.
     cdef Task* planned = shard.shard.task
     cdef size_t ndim = <size_t>shard.chain.layout.ndim if planned.cells.empty() else 0
-    cdef Task* task = new Task()
+    cdef Task* task = _new_task(shard, FOR_RUN)
     cdef Piece* piece
     cdef Extent* extents
     cdef size_t at
-    task.assembly = shard.assembly
-    task.chain = shard.chain
-    task.purpose = FOR_RUN
-    task.item = shard.item
-    task.shard = shard.shard
-    task.target = shard.target
     task.pieces.resize(span.past - span.first)
     task.extents.resize(task.pieces.size() * ndim)
     for at in range(task.pieces.size()):
@@ -237,14 +245,8 @@ cdef void shard_stop_waiting(Task* task, Request* request) noexcept nogil:
 cdef void _again(Task* task, Purpose purpose) noexcept nogil:
     # Another request for the same shard.
     cdef Assembly* assembly = task.assembly
-    cdef Task* next = new Task()
+    cdef Task* next = _new_task(task, purpose)
     cdef Request* request
-    next.assembly = assembly
-    next.chain = task.chain
-    next.purpose = purpose
-    next.item = task.item
-    next.shard = task.shard
-    next.target = task.target
     assembly.more.push_back(next)
     request = assembly_add(assembly, next)
     scheduler_enter(assembly.scheduler, request)
@@ -270,10 +272,21 @@ cdef void shard_enter_runs(Task* task, vector[Task_ptr]* runs) noexcept nogil:
         scheduler_enter(assembly.scheduler, assembly_add(assembly, run))
 
 
+cdef void shard_begin_anew(Task* task) noexcept nogil:
+    # By another index than this one, which nobody is to have from here on.
+    cdef Shard* shard = task.shard
+    shard.restarts += 1
+    shard.size = -1
+    index_cache_forget_index(task.assembly.cache, &task.target, shard.index)
+    shard_index_release(shard.index)
+    shard.index = NULL
+    shard.index_was_kept = False
+    _again(task, FOR_INDEX)
+
+
 cdef Status shard_end_run(Task* task, Request* request, Status code) noexcept nogil:
     # The code to end the run with; the last one of a shard that changed begins it again.
     cdef Shard* shard = task.shard
-    cdef IndexEntry* entry
     shard.running -= 1
     if code in (STATUS_CHANGED, STATUS_MISSING, STATUS_RANGE_MISMATCH) or (
             code == STATUS_CORRUPT and shard.index_was_kept
@@ -286,15 +299,7 @@ cdef Status shard_end_run(Task* task, Request* request, Status code) noexcept no
         return code
     if task.assembly.batch.cancelled != STATUS_OK:
         return task.assembly.batch.cancelled
-    shard.restarts += 1
-    shard.size = -1
-    entry = index_cache_find(task.assembly.cache, &task.target)
-    if entry != NULL and entry.index == shard.index:
-        index_cache_drop(task.assembly.cache, entry)
-    shard_index_release(shard.index)
-    shard.index = NULL
-    shard.index_was_kept = False
-    _again(task, FOR_INDEX)
+    shard_begin_anew(task)
     return STATUS_OK
 
 
