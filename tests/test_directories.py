@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from servers.scripted import Reply, ScriptedServer, ok, status
+from servers.scripted import Reply, ScriptedServer, ok, redirect, status
 from servers.site import Site
 
 pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
@@ -50,6 +50,40 @@ async def test_a_file_is_no_directory(site: Site) -> None:
     assert await store.getsize_prefix("group/c/0") == 0
     assert await store.is_empty("group/c/0")
     assert [name async for name in store.list_dir("group/c")] == ["0"]
+
+
+NAMES = ["d é", "日本", "a{b", "x[1]", "~u", "a+b&c", "50%"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_directory_however_the_server_writes_it(site: Site, name: str) -> None:
+    """Servers encode what they redirect to in ways of their own."""
+    site.write({f"{name}/inner": b"x"})
+    store = zfast.FastStore(site.url)
+    assert name not in store
+    assert f"{name}/inner" in store
+    with pytest.raises(zfast.ResponseError, match="directory"):
+        store[name]
+    assert store[f"{name}/inner"] == b"x"
+
+
+@pytest.mark.parametrize("base", ["b\u00e9", "b%c3%a9", "%7Eb", "/b", "~b"])
+def test_a_directory_below_a_base_of_many_forms(site: Site, base: str) -> None:
+    site.write({"bé/group/inner": b"x", "~b/group/inner": b"x", "b/group/inner": b"x"})
+    store = zfast.FastStore(f"{site.url}/{base}")
+    assert "group" not in store
+    assert store["group/inner"] == b"x"
+    with pytest.raises(zfast.ResponseError, match="directory"):
+        store["group"]
+
+
+def test_a_directory_by_way_of_another_origin(scripted: Callable[..., ScriptedServer]) -> None:
+    """A server that stands behind another redirects to its own name for itself."""
+    page = scripted(lambda _: ok(b"<html>Index of /group/</html>"))
+    server = scripted(lambda request: redirect(f"{page.url}/{request.key}/"))
+    with pytest.raises(zfast.ResponseError, match="directory"):
+        zfast.FastStore(server.url)["group"]
+    assert not page.requests
 
 
 async def test_there_is_nothing_below_a_file(site: Site) -> None:

@@ -12,17 +12,51 @@ from zfast._core.leases cimport call_python
 from zfast._core.request_head cimport http1_is_target
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport CALL_REDIRECT, NOBODY, BatchState
-from zfast._core.types cimport METHOD_DELETE, STATUS_MISSING, STATUS_REDIRECT
+from zfast._core.types cimport METHOD_DELETE, METHOD_PUT, STATUS_MISSING, STATUS_REDIRECT
+
+
+cdef inline int _hex_digit(char digit) noexcept nogil:
+    if c"0" <= digit <= c"9":
+        return digit - c"0"
+    digit |= 0x20
+    return digit - c"a" + 10 if c"a" <= digit <= c"f" else -1
+
+
+cdef inline int _next_octet(const char* text, size_t* at, size_t past) noexcept nogil:
+    # Percent-decoded; several slashes are one.
+    cdef int high, low
+    at[0] += 1
+    if text[at[0] - 1] == c"/":
+        while at[0] < past and text[at[0]] == c"/":
+            at[0] += 1
+        return c"/"
+    if text[at[0] - 1] == c"%" and at[0] + 2 <= past:
+        high, low = _hex_digit(text[at[0]]), _hex_digit(text[at[0] + 1])
+        if high >= 0 and low >= 0:
+            at[0] += 2
+            return 16 * high + low
+    return <unsigned char>text[at[0] - 1]
+
+
+cdef inline size_t _path_size(const string* target) noexcept nogil:
+    return min(target.find(b"?"), target.size())
 
 
 cdef bint _has_slash_more(const string* target, const string* other) noexcept nogil:
-    # Whether the path of the one is that of the other and a slash.
-    cdef size_t size = min(target.find(b"?"), target.size())
-    cdef size_t less = min(other.find(b"?"), other.size())
-    return (
-        size == less + 1 and dereference(target)[less] == c"/"
-        and target.compare(0, less, dereference(other), 0, less) == 0
-    )
+    # Whether the path of the one is that of the other and a slash, however they are written:
+    # servers merge slashes, and encode what they redirect to in ways of their own.
+    cdef size_t past = _path_size(target)
+    cdef size_t other_past = _path_size(other)
+    cdef size_t at = 0
+    cdef size_t other_at = 0
+    if past < 2 or dereference(target)[past - 1] != c"/":
+        return False
+    past -= 1
+    while at < past and other_at < other_past:
+        if _next_octet(target.data(), &at, past) != _next_octet(
+                other.data(), &other_at, other_past):
+            return False
+    return at == past and other_at == other_past
 
 
 cdef bint _names_directory(Request* request, const string* target) noexcept nogil:
@@ -40,7 +74,7 @@ cdef bint _names_file(Request* request, const string* target) noexcept nogil:
 
 
 cdef bint _deletes_directory(Request* request) noexcept nogil:
-    cdef size_t size = min(request.target.find(b"?"), request.target.size())
+    cdef size_t size = _path_size(&request.target)
     return request.method == METHOD_DELETE and size and request.target[size - 1] == c"/"
 
 
@@ -48,6 +82,11 @@ cdef void _refuse_directory(Scheduler* s, Request* request) noexcept nogil:
     request.names_directory = True
     request.detail = string(b"it is a directory on this server")
     scheduler_finish(s, request, STATUS_REDIRECT)
+
+
+cdef void _refuse_file(Scheduler* s, Request* request) noexcept nogil:
+    # Nothing has such a key, and nothing can get it.
+    scheduler_finish(s, request, STATUS_REDIRECT if request.method == METHOD_PUT else STATUS_MISSING)
 
 
 cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
@@ -83,7 +122,7 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
             _refuse_directory(s, request)
             return
         if _names_file(request, location):
-            scheduler_finish(s, request, STATUS_MISSING)
+            _refuse_file(s, request)
             return
         request.target = dereference(location)
         lanes_enqueue(s, request, True)
@@ -102,10 +141,10 @@ cdef void scheduler_redirected(
     request.with_python = False
     if origin == NULL:
         scheduler_finish(s, request, STATUS_REDIRECT)
-    elif not foreign and _names_directory(request, &target):
+    elif _names_directory(request, &target):
         _refuse_directory(s, request)
     elif not foreign and _names_file(request, &target):
-        scheduler_finish(s, request, STATUS_MISSING)
+        _refuse_file(s, request)
     else:
         request.origin = origin
         request.endpoint = &origin.endpoint
