@@ -264,6 +264,7 @@ def test_a_context_that_logs_keys_takes_the_way_through_python(
     context.keylog_filename = str(tmp_path / "keys")
     assert reading_through(context, server).stats()["fallback_reads"] == 1
     assert (tmp_path / "keys").read_text().count("SECRET")
+    assert "sessions by Python, the last: " in str(zfast.show_config().parts["tls"])
 
 
 def test_a_context_that_calls_python_takes_the_way_through_it(

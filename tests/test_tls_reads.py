@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import os
+import signal
 import socket
 import ssl
 import threading
@@ -432,3 +433,26 @@ def test_what_lies_behind_a_response_is_not_the_next_one(
             client.close()
         finally:
             listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_program_that_dies_of_broken_pipes_does_not_die_of_ours(
+    scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str
+) -> None:
+    """The thread that waits does the I/O of what is near itself, and libssl writes by write(2)."""
+    server = scripted(
+        ranged({"key": b"value"}),
+        tls=tls_context,
+        on_head=lambda request: [Fin()] if request.method == "PUT" else None,
+    )
+
+    def work() -> int:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        client = zfast.Client(server.url, ca_certs=tls_ca_file, retries=False)
+        for _ in range(20):
+            for _ in range(5):
+                assert client.get("key") == b"value"
+            with pytest.raises(zfast.ZfastError):
+                client.put("new", bytes(8 << 20))
+        return int(zfast.stats()["batches_attended"])
+
+    assert in_child(work) > 20

@@ -91,19 +91,27 @@ class Arrivals(Mapping[str, memoryview]):
         if runtime.running() is not self._engine:
             # A forked child's: what it waits for arrives in its parent.
             raise_for(Status.CLOSED, url=self._operations.location.url)
-        # Without the GIL; a signal's handler runs, and what it raises ends the wait.
-        self._poll.poll()
-        for _, index in self._waker.completions():
-            if index < 0:
-                self._complete = True
-                continue
-            code = self._batch.code(index)
-            if code == _OK:
-                body = self._batch.body(index)
-                assert body is not None
-                self._arrived[index] = memoryview(body)
-            elif code == _MISSING:
-                self._arrived[index] = None
+        # A signal's handler runs wherever it likes, and what it raises ends the wait: what it came
+        # between is taken up by the next.
+        news = self._waker.completions()
+        if not news:
+            # Without the GIL.
+            self._poll.poll()
+        while news:
+            self._note(news[0][1])
+            news.popleft()
+
+    def _note(self, index: int) -> None:
+        if index < 0:
+            self._complete = True
+            return
+        code = self._batch.code(index)
+        if code == _OK:
+            body = self._batch.body(index)
+            assert body is not None
+            self._arrived[index] = memoryview(body)
+        elif code == _MISSING:
+            self._arrived[index] = None
 
     def _fail(self) -> NoReturn:
         failed = first_failure(self._batch)

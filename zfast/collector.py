@@ -57,6 +57,11 @@ class Read(asyncio.Future["Body | None"]):
         """Name the request that serves this read."""
         self._flight, self._index = flight, index
 
+    def fail(self, error: Exception) -> None:
+        """Have whoever awaits it get an error; of nobody who has gone asyncio is to complain."""
+        self.set_exception(error)
+        self.exception()
+
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel the read; False if it is complete."""
         cancelled = super().cancel(msg)
@@ -96,7 +101,9 @@ class _Flight:
         if index < 0:
             operations.ignores_ranges = operations.ignores_ranges or batch.range_ignored
             return
-        wanted, reads = self._served.pop(index)
+        if index not in self._served:
+            return
+        wanted, reads = self._served[index]
         body = batch.body(index)
         for read in reads:
             if read.done():
@@ -107,7 +114,8 @@ class _Flight:
             elif batch.code(index) == _MISSING:
                 read.set_result(None)
             else:
-                read.set_exception(operations.error(batch, index, read.key, read.byte_range))
+                read.fail(operations.error(batch, index, read.key, read.byte_range))
+        del self._served[index]
 
 
 class Collector:
@@ -209,7 +217,7 @@ class Collector:
         except Exception as error:
             for read in reads:
                 if not read.done():
-                    read.set_exception(error)
+                    read.fail(error)
 
     def _submit(self, reads: list[Read]) -> None:
         client = self._client

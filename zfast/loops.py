@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -28,10 +29,10 @@ class Hub:
     """What one event loop knows of its batches under way."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
+        self._under_way: dict[int, tuple[Batch, Callable[[int], None]]] = {}
         self.engine = engine
         self.loop = weakref.ref(loop)
         self.waker = Waker(engine)
-        self._under_way: dict[int, tuple[Batch, Callable[[int], None]]] = {}
         self._alone = 0
         self._had_turn = True
         # The loop's own reference is the lasting one: a closed loop lets go of its hub.
@@ -55,8 +56,7 @@ class Hub:
             del self._under_way[batch.id]
             raise
         if complete:
-            for index in range(len(batch)):
-                self._tell(batch.id, index)
+            self.waker.completions().extend((batch.id, index) for index in range(len(batch)))
             self.attended(batch)
 
     def attends(self) -> float:
@@ -66,7 +66,8 @@ class Hub:
 
     def attended(self, batch: Batch) -> None:
         """Report a batch that the loop has attended to until it was complete."""
-        self._tell(batch.id, -1)
+        self.waker.completions().append((batch.id, -1))
+        self._on_readable()
         # Whoever awaits it goes on at once. Before the next, the loop's other tasks have theirs.
         self._had_turn = False
         asyncio.get_running_loop().call_soon(self._on_turn)
@@ -75,15 +76,24 @@ class Hub:
         self._had_turn = True
 
     def _on_readable(self) -> None:
-        for batch_id, index in self.waker.completions():
-            self._tell(batch_id, index)
+        news = self.waker.completions()
+        try:
+            while news:
+                self._tell(*news[0])
+                news.popleft()
+        except BaseException:
+            # A signal's handler raised, and ends the loop; but its owner may run it again.
+            asyncio.get_running_loop().call_soon(self._on_readable)
+            raise
 
     def _tell(self, batch_id: int, index: int) -> None:
+        # Once more, where it was interrupted: told twice is as told once.
         try:
-            if index >= 0:
-                self._under_way[batch_id][1](index)
-            else:
-                self._under_way.pop(batch_id)[1](-1)
+            known = self._under_way.get(batch_id)
+            if known is not None:
+                known[1](index)
+            if index < 0:
+                self._under_way.pop(batch_id, None)
         except Exception as error:
             # What else completed must be told all the same.
             asyncio.get_running_loop().call_exception_handler(
@@ -102,8 +112,9 @@ def hub(engine: Engine) -> Hub:
     if found is not None and found.loop() is not loop:
         found = None
     if found is None or found.engine is not engine:
-        if found is not None:
-            # A fork or a restart: what the former engine still owed this loop it owes no more.
+        if found is not None and found.engine.pid == os.getpid():
+            # A restart: what the former engine still owed this loop it owes no more. After a fork
+            # the loop may still share its selector with the parent, whose descriptor this is.
             with contextlib.suppress(OSError, ValueError):
                 loop.remove_reader(found.waker.fileno())
         found = _hubs[id(loop)] = Hub(loop, engine)
@@ -140,8 +151,8 @@ async def wait(hub: Hub, batch: Batch, feed: Callable[[], None] | None = None) -
     """
     done = _Completion(batch, asyncio.get_running_loop())
     failed: BaseException | None = None
-    hub.submit(batch, done.complete, hub.attends() if feed is None else 0.0)
     try:
+        hub.submit(batch, done.complete, hub.attends() if feed is None else 0.0)
         if feed is not None:
             try:
                 feed()

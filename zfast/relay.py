@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import selectors
+import signal
 import socket
 import ssl
 import threading
@@ -238,6 +239,8 @@ class Relay:
             self._wakes.send(b"!")
 
     def _loop(self) -> None:
+        # Python ignores SIGPIPE, but a program may have undone that, and ssl writes by write(2).
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is self._woken:

@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import resource
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -114,6 +115,8 @@ def _add_threads(engine: Engine, wanted: int) -> None:
 
 
 def _serve_calls(engine: Engine) -> None:
+    # As in the relay: a peer that has gone amid a handshake is no end of the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
     calls = Calls(engine)
     while (call := calls.next()) is not None:
         what, number, _ = call
@@ -186,11 +189,14 @@ def _after_fork_in_child() -> None:
         engine.abandon()
         _abandoned.append(engine)
     _threads.clear()
-    after_fork_in_child()
-    for forget in _forgets:
-        forget()
-    fork_guard.release()
-    _lock.release()
+    try:
+        after_fork_in_child()
+        for forget in _forgets:
+            forget()
+    finally:
+        # Whatever goes wrong is not to keep every thread of the child waiting.
+        fork_guard.release()
+        _lock.release()
 
 
 # The parent's engines, in a child: nothing of theirs may run, not even a destructor.

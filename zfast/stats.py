@@ -45,7 +45,7 @@ def stats() -> dict[str, Any]:
     engine = runtime.running()
     if engine is not None and not engine.stopped:
         numbers |= engine.snapshot()
-    numbers["connections_through_python"] = connections.relayed()
+    numbers["connections_through_python"] = connections.relayed()[0]
     return numbers
 
 
@@ -109,7 +109,9 @@ def _tls() -> str:
     why = connections.tls_fallback()
     if why:
         return f"Python's ssl, with the GIL: {why}"
-    return f"native, {ssl.OPENSSL_VERSION} of Python's ssl"
+    native = f"native, {ssl.OPENSSL_VERSION} of Python's ssl"
+    count, why = connections.relayed()
+    return f"{native}; {count} sessions by Python, the last: {why}" if count else native
 
 
 def _codec_pipeline() -> str:

@@ -5,6 +5,7 @@ from zfast._core.request cimport Request
 from zfast._core.state cimport BatchState, Notices
 
 cdef class Waker:
+    cdef object untold              # completions
     cdef Notices* notices
     cdef int fd
     cdef Engine engine

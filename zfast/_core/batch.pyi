@@ -1,3 +1,4 @@
+from collections import deque
 from typing import Any
 
 from zfast._core.buffers import Body
@@ -14,13 +15,14 @@ class Waker:
     def fileno(self) -> int:
         """The descriptor to watch."""
 
-    def completions(self) -> list[tuple[int, int]]:
-        """What has completed since the last call.
+    def completions(self) -> deque[tuple[int, int]]:
+        """What has completed and is still to be told.
 
         Returns
         -------
-        list of (int, int)
-            Batch id and read index; an index of -1 is the batch as a whole.
+        collections.deque of (int, int)
+            Batch id and read index; an index of -1 is the batch as a whole. The same one each time:
+            take out of it what has been told, and what an exception kept from it is told later.
         """
 
 class Batch:

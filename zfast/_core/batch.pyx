@@ -4,28 +4,36 @@ A batch that was submitted stays alive, with every destination pinned, until its
 been settled, whoever stopped waiting for it.
 """
 
+import collections
 import itertools
 import socket
 import threading
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
+from libc.signal cimport SIGPIPE
 from libc.stdint cimport uintptr_t
 from cython.operator cimport dereference
 from libcpp.deque cimport deque
 from libcpp.unordered_map cimport unordered_map
+from posix.signal cimport sigaddset, sigemptyset, sigismember, sigset_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, getpid
 
 from zfast._core.buffers cimport Body, Pin, arena_free, arena_new, body_over, pin, slab_release
 from zfast._core.engine cimport Engine
 from zfast._core.extern.pthread cimport (
+    SIG_BLOCK,
+    SIG_SETMASK,
     pthread_cond_destroy,
     pthread_cond_init,
     pthread_cond_timedwait,
     pthread_cond_wait,
     pthread_mutex_lock,
     pthread_mutex_unlock,
+    pthread_sigmask,
+    sigpending,
+    sigwait,
 )
 from zfast._core.extern.sockets cimport MSG_DONTWAIT, recv
 from zfast._core.finishing cimport scheduler_cancel
@@ -62,6 +70,7 @@ cdef class Waker:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self.engine = engine
+        self.untold = collections.deque()
         self.fd = ours.detach()
         self.notices = new Notices()
         self.notices.owners = 1
@@ -78,12 +87,13 @@ cdef class Waker:
         return self.fd
 
     def completions(self):
-        """What has completed since the last call.
+        """What has completed and is still to be told.
 
         Returns
         -------
-        list of (int, int)
-            Batch id and read index; an index of -1 is the batch as a whole.
+        collections.deque of (int, int)
+            Batch id and read index; an index of -1 is the batch as a whole. The same one each time:
+            take out of it what has been told, and what an exception kept from it is told later.
         """
         cdef char[64] rung
         cdef deque[long long] batches
@@ -91,7 +101,7 @@ cdef class Waker:
         cdef size_t at
         if self.engine.pid != getpid():
             # The parent's loop, gone on with in a forked child: what it waits for runs elsewhere.
-            return []
+            return collections.deque()
         pthread_mutex_lock(&self.engine.scheduler.lock)
         while recv(self.fd, rung, sizeof(rung), MSG_DONTWAIT) == sizeof(rung):
             pass
@@ -99,8 +109,10 @@ cdef class Waker:
         batches.swap(self.notices.batches)
         indexes.swap(self.notices.indexes)
         pthread_mutex_unlock(&self.engine.scheduler.lock)
+        for at in range(batches.size()):
+            self.untold.append((batches[at], indexes[at]))
         self.engine.reap()
-        return [(batches[at], indexes[at]) for at in range(batches.size())]
+        return self.untold
 
 
 cdef _disown_notices(Engine engine, Notices* notices):
@@ -346,9 +358,22 @@ cdef class Batch:
         return self.met
 
     cdef void attend_to(self, double seconds) noexcept nogil:
+        # TLS writes by libssl, to which a peer that has gone is a SIGPIPE: none is to end a program
+        # that does not ignore it, nor to reach it later.
+        cdef sigset_t broken_pipe, before, pending
+        cdef int delivered
+        sigemptyset(&broken_pipe)
+        sigaddset(&broken_pipe, SIGPIPE)
+        pthread_sigmask(SIG_BLOCK, &broken_pipe, &before)
         self.met = reactor_attend(
             self.engine.guest, self.engine.guest_decoder, self.state, monotonic() + seconds
         )
+        if sigismember(&before, SIGPIPE):
+            return
+        sigpending(&pending)
+        if sigismember(&pending, SIGPIPE):
+            sigwait(&broken_pipe, &delivered)
+        pthread_sigmask(SIG_SETMASK, &before, NULL)
 
     def wait(self):
         """Wait, without the GIL, until every read is complete.
@@ -364,6 +389,9 @@ cdef class Batch:
             self._wait()
         except BaseException:
             # A signal's handler raised, at whatever it was that looked.
+            if self.engine.pid != getpid():
+                # It forked, and this is the child, where nothing of the batch goes on.
+                raise
             self.cancel()
             with nogil:
                 _wait_until_done(self.engine.scheduler, self.state)
@@ -429,7 +457,6 @@ cdef class Batch:
             "attempts": request.attempts,
             "errno": request.error,
             "delivered": request.delivered,
-            "capacity": None if request.measured else request.capacity,
             "object_size": request.object_size if request.object_size >= 0 else None,
             "range_ignored": request.range_ignored,
             "detail": request.detail.decode("utf-8", "replace"),

@@ -2,8 +2,8 @@
 #
 # A session is used by one thread at a time, and its SSLSocket is kept alive meanwhile. OpenSSL
 # writes by write(): a thread that runs an operation, recv too, which may have to answer a key
-# update, blocks or ignores SIGPIPE. The engine's threads block every signal; Python itself ignores
-# SIGPIPE, but a program may have undone that.
+# update, blocks or ignores SIGPIPE. The engine's threads block every signal, and a guest blocks this
+# one: Python itself ignores it, but a program may have undone that.
 
 from zfast._core.transport cimport Transport
 

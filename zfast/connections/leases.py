@@ -66,11 +66,12 @@ class _Lease:
 _leases: dict[int, _Lease] = {}
 _relay: Relay | None = None
 _relayed = 0
+_relayed_for = ""
 
 
-def relayed() -> int:
-    """How many connections took the way through Python so far."""
-    return _relayed
+def relayed() -> tuple[int, str]:
+    """How many connections took the way through Python so far, and why the last one did."""
+    return _relayed, _relayed_for
 
 
 # ----------------------------------------------------------------------------------------- dialling
@@ -172,7 +173,7 @@ def _session_of(sock: Any) -> tuple[int, str]:
 
 
 def _attach(calls: Calls, lease_id: int, tls: Any, why: str) -> socket.socket:
-    global _relay, _relayed
+    global _relay, _relayed, _relayed_for
     if not _relayed:
         _log.info(
             "TLS goes through Python's ssl module, with the GIL, and slower than it could: %s", why
@@ -182,6 +183,7 @@ def _attach(calls: Calls, lease_id: int, tls: Any, why: str) -> socket.socket:
     with runtime.fork_guard:
         _relay = _relay or Relay()
         _relayed += 1
+        _relayed_for = why
     return _relay.attach(lease_id, session_over(tls), lambda: calls.believe_end(lease_id))
 
 
@@ -262,12 +264,17 @@ def _forget() -> None:
     if _relay is not None:
         _relay.forget()
         _relay = None
-    for lease in _leases.values():
-        if lease.far is not None:
-            lease.far.close()
-        lease.connection.close()
+    leases = list(_leases.values())
     _leases.clear()
     opening.forget()
+    for lease in leases:
+        if lease.far is not None:
+            lease.far.close()
+        try:
+            lease.connection.close()
+        except Exception:
+            # A connection of the user's own class; the others are to be closed all the same.
+            _log.warning("a connection does not close in a forked child", exc_info=True)
     for connections in list(all_connections):
         connections.forget()
 

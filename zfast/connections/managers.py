@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -30,6 +31,10 @@ class Managers(Protocol):
         """Close what their pools hold."""
         ...
 
+    def forget(self) -> None:
+        """The same in a forked child."""
+        ...
+
 
 class OwnManager:
     """The user's own, as it is.
@@ -48,6 +53,9 @@ class OwnManager:
 
     def clear(self) -> None:
         self._manager.clear()
+
+    def forget(self) -> None:
+        _forget(self._manager)
 
 
 class EnvironmentManagers:
@@ -76,6 +84,22 @@ class EnvironmentManagers:
     def clear(self) -> None:
         for manager in self._managers.values():
             manager.clear()
+
+    def forget(self) -> None:
+        for manager in self._managers.values():
+            _forget(manager)
+
+
+def _forget(manager: PoolManager) -> None:
+    # A thread of the parent that was about to use the manager had its locks when the process was
+    # forked, and is not here to give them back.
+    pools: Any = manager.pools
+    with contextlib.suppress(AttributeError):
+        pools.lock._at_fork_reinit()
+        for pool in list(pools._container.values()):
+            for lock in ("mutex", "not_empty", "not_full", "all_tasks_done"):
+                getattr(pool.pool, lock)._at_fork_reinit()
+    manager.clear()
 
 
 def _manager(proxy: Proxy | None, options: dict[str, Any]) -> PoolManager:

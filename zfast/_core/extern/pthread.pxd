@@ -31,5 +31,7 @@ cdef extern from "<sched.h>" nogil:
 
 cdef extern from "<signal.h>" nogil:
     int pthread_sigmask(int, const sigset_t*, sigset_t*)
+    int sigpending(sigset_t*)
+    int sigwait(const sigset_t*, int*)
     int SIG_BLOCK
     int SIG_SETMASK

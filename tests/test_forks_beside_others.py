@@ -1,0 +1,105 @@
+"""A fork amid what others do with the same pools and loops leaves both processes able to read."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import urllib3
+from servers.script import in_child
+from servers.scripted import ScriptedServer, ranged
+
+import zfast
+
+Start = Callable[..., ScriptedServer]
+
+
+@contextmanager
+def held(lock: Any) -> Iterator[None]:
+    """A lock that another thread has, as one that is amid a request of its own has it."""
+    has, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            has.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    has.wait()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("which", ["manager", "pool"])
+def test_a_manager_that_is_in_use(scripted: Start, which: str) -> None:
+    server = scripted(ranged({"key": b"value"}))
+    manager = urllib3.PoolManager()
+    client = zfast.Client(server.url, pool_manager=manager)
+    assert client.get("key") == b"value"
+    pool = manager.connection_from_url(server.url)
+    assert pool.pool is not None
+    with held(manager.pools.lock if which == "manager" else pool.pool.mutex):
+        assert in_child(lambda: bytes(client.get("key") or b"").decode()) == "value"
+        assert (
+            in_child(lambda: manager.request("GET", f"{server.url}/key").data.decode()) == "value"
+        )
+    assert client.get("key") == b"value"
+
+
+class Stubborn(urllib3.connection.HTTPConnection):
+    """One that does not close."""
+
+    def close(self) -> None:
+        raise RuntimeError("no")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_connections_that_do_not_close(scripted: Start) -> None:
+    server = scripted(ranged({"key": b"value"}))
+    manager = urllib3.PoolManager()
+    client = zfast.Client(server.url, pool_manager=manager)
+    assert client.get("key") == b"value"
+
+    def work() -> list[str]:
+        found = []
+
+        def read() -> None:
+            found.append(bytes(zfast.Client(server.url).get("key") or b"").decode())
+
+        threads = [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+    pool = manager.connection_from_url(server.url)
+    pool.ConnectionCls = Stubborn  # type: ignore[assignment]
+    assert client.get("key") == b"value"
+    assert in_child(work) == ["value"] * 3
+
+
+def test_a_loop_that_does_not_run(scripted: Start) -> None:
+    """It may share its selector with the child: what the child leaves there is not the parent's."""
+    client = zfast.Client(scripted(ranged({"key": b"value"})).url)
+    loop = asyncio.new_event_loop()
+
+    def read() -> str:
+        reading = asyncio.wait_for(client.get_async("key"), 20)
+        return bytes(loop.run_until_complete(reading) or b"").decode()
+
+    try:
+        for _ in range(3):
+            assert read() == "value"
+            assert in_child(read) == "value"
+        assert read() == "value"
+    finally:
+        loop.close()
