@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import pickle
@@ -21,7 +22,7 @@ from servers.scripted import ScriptedServer, ranged, status
 pytest.importorskip("zarr", minversion="3.0", reason="codec pipelines of zarr 3")
 
 import zarr
-from zarr.codecs import BytesCodec, TransposeCodec
+from zarr.codecs import BytesCodec, ShardingCodec, TransposeCodec
 from zarr.core.buffer import cpu
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.registry import get_pipeline_class
@@ -383,6 +384,41 @@ def test_arrays_on_other_stores_are_zarrs(
         monkeypatch.setattr(BatchedCodecPipeline, "read", read)
         zarr.open_array(array.store, path="a")[...]
     assert ours == theirs[-1]
+
+
+def test_a_default_that_zarr_cannot_make_is_asked_for_where_a_chunk_is_missing(
+    server: ScriptedServer, objects: Objects
+) -> None:
+    document = {
+        "zarr_format": 2,
+        "shape": [4],
+        "chunks": [4],
+        "dtype": [["a", "|V3"], ["b", "<i2"]],
+        "compressor": None,
+        "filters": None,
+        "order": "C",
+        "fill_value": None,
+    }
+    data = bytes(range(20))
+    objects.update({"a/.zarray": json.dumps(document).encode(), "a/0": data})
+    _, array = opened(server)
+    assert array[...].tobytes() == data
+
+
+def test_what_zarr_reads_of_a_shard_that_was_cut_short(
+    server: ScriptedServer, objects: Objects
+) -> None:
+    """zarr takes what is behind the end for empty, which would be filled in."""
+    codec = ShardingCodec(chunk_shape=(8, 8), codecs=[BytesCodec()], index_location="start")
+    objects.fill(VALUES, chunks=(16, 16), serializer=codec, compressors=None)
+    (cut,) = (key for key in objects if key.endswith("c/0/0"))
+    objects[cut] = objects[cut][:-300]
+    store, array = opened(server)
+    out = cpu.NDBuffer.from_numpy_array(np.zeros((4, 4), "f8"))
+    with pytest.raises(zfast.CorruptError, match="ends after the shard") as caught:
+        array.get_basic_selection(np.s_[12:16, 12:16], out=out)
+    assert caught.value.key == cut
+    assert store.stats()["fallback_chunks"] == 1
 
 
 # ------------------------------------------------------------------------------------------ writes

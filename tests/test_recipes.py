@@ -573,3 +573,17 @@ def test_more_dimensions_than_the_core_has_room_for(monkeypatch: pytest.MonkeyPa
     spec.shape += (1,)
     assert describe(stored.pipeline, spec, stored.out_dtype) is None
     assert why_not(stored.pipeline, spec, stored.out_dtype) == "more than 32 dimensions"
+
+
+@pytest.mark.parametrize("fields", [False, True], ids=["alone", "in a record"])
+def test_a_dtype_that_a_package_registers_is_zarrs(fields: bool) -> None:
+    """It may look like bytes of no order, and have one: bfloat16 is of kind V."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = np.dtype(ml_dtypes.bfloat16)
+    assert dtype.kind == "V"
+    if fields:
+        dtype = np.dtype([("a", dtype), ("b", "<i2")])
+    spec = SimpleNamespace(dtype=dtype, shape=(4,), order="C")
+    pipeline = BatchedCodecPipeline.from_codecs([BytesCodec(endian="big")])
+    assert describe(pipeline, spec, dtype) is None
+    assert "bfloat16" in why_not(pipeline, spec, dtype)

@@ -62,8 +62,8 @@ _MOST_SHARED = 1024
 def _compiled(pipeline: Any, name: Any, spec: Any, dtype: np.dtype[Any]) -> _Compiled:
     try:
         found = _shared.get((pipeline, name))
-    except TypeError:
-        # Of codecs that have no hash, as numcodecs' have none.
+    except Exception:
+        # numcodecs' codecs have no hash, and somebody else's need not compare.
         return _compile(pipeline, spec, dtype)
     if found is None:
         if len(_shared) >= _MOST_SHARED:

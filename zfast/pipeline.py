@@ -15,12 +15,15 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import zarr
+from zarr.abc.store import RangeByteRequest
 from zarr.core.codec_pipeline import BatchedCodecPipeline, fill_value_or_default
 from zarr.registry import register_pipeline
 from zarr.storage import StorePath
 
+from zfast._core.types import Status
 from zfast._mapping import KeyMapping
 from zfast.array_reads import Inexpressible, Recipes, read_array
+from zfast.errors import error_for
 
 __all__ = ["FastCodecPipeline", "choose_pipeline"]
 
@@ -146,6 +149,11 @@ async def _native_read(
 ) -> tuple[Statuses | None, str]:
     """Read items by the core: their statuses, or None and why it is not for the core."""
     try:
+        fill_value = fill_value_or_default(items[0][1])
+    except Exception as error:
+        # zarr asks for it only where a chunk is missing.
+        return None, f"a fill value that zarr cannot make ({error})"
+    try:
         missing = await read_array(
             pipeline._recipes,
             store._client,
@@ -154,7 +162,7 @@ async def _native_read(
             store,
             out.as_ndarray_like(),
             drop_axes,
-            fill_value_or_default(items[0][1]),
+            fill_value,
         )
     except Inexpressible as error:
         return None, str(error)
@@ -195,7 +203,21 @@ class _Watched(StorePath):
     async def get(self, prototype: Any = None, byte_range: Any = None) -> Any:
         value = await super().get(prototype, byte_range)
         self.missing = self.missing or value is None
+        if isinstance(byte_range, RangeByteRequest) and value is not None:
+            self._check(byte_range.end - byte_range.start, len(value), byte_range)
         return value
+
+    def _check(self, wanted: int, came: int, byte_range: Any) -> None:
+        # Of a shard: what its index says is there. zarr would take what is not for empty.
+        if came < wanted:
+            store: Any = self.store
+            raise error_for(
+                Status.CORRUPT,
+                url=store._client._operations.location.display(self.path),
+                key=self.path,
+                byte_range=byte_range,
+                detail="an inner chunk ends after the shard",
+            )
 
 
 # ---------------------------------------------------------------------------------------- writes

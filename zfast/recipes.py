@@ -121,7 +121,7 @@ class _UnsupportedError(Exception):
 
 def _described(pipeline: Any, spec: Any, out_dtype: np.dtype[Any]) -> Description:
     dtype = _native_dtype(spec.dtype)
-    if dtype.hasobject or dtype.kind not in _FIXED_SIZE_KINDS or not dtype.itemsize:
+    if not _is_numpys_own(dtype) or dtype.kind not in _FIXED_SIZE_KINDS or not dtype.itemsize:
         raise _UnsupportedError(f"dtype {dtype}")
     shape = tuple(map(int, spec.shape))
     if len(shape) > _MAX_DIMENSIONS:
@@ -210,7 +210,11 @@ def _shard(
 
 
 def _wrapped_steps(codec: Any, dtype: np.dtype[Any]) -> list[Step]:
-    wrapped = codec._codec
+    try:
+        wrapped = codec._codec
+    except Exception:
+        # It takes a package that is not there; zarr says so, if there is anything to decode.
+        raise _UnsupportedError(f"codec {_label(codec)}") from None
     name = _class_of(wrapped)
     # Without one, zarr versions differ in whose element it is.
     if name == _SHUFFLE and codec.codec_config.get("elementsize") is None:
@@ -252,6 +256,15 @@ def _native_dtype(dtype: Any) -> np.dtype[Any]:
     # zarr 3.0 has numpy's own, later ones a class of theirs.
     native: np.dtype[Any] = dtype if isinstance(dtype, np.dtype) else dtype.to_native_dtype()
     return native
+
+
+def _is_numpys_own(dtype: np.dtype[Any]) -> bool:
+    # What a package registers may pass for bytes of no order (bfloat16 of ml_dtypes is a "V").
+    if dtype.subdtype is not None:
+        return _is_numpys_own(dtype.base)
+    if dtype.fields is not None:
+        return all(_is_numpys_own(field[0]) for field in dtype.fields.values())
+    return dtype.isbuiltin != 2 and not dtype.hasobject
 
 
 def _in_byte_order(dtype: np.dtype[Any], codec: Any) -> np.dtype[Any]:
