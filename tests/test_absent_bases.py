@@ -55,7 +55,8 @@ async def test_a_base_that_is_not_there_is_not_empty_but_can_be_cleared(
         with pytest.raises(zfast.ListingError, match='mode "a" creates one'):
             await collect(call())
     with pytest.raises(zfast.ListingError):
-        await store.is_empty("")
+        await store.with_read_only(True).is_empty("")
+    assert await store.is_empty("a")
     await store.delete_dir("a")
     await store.clear()
     assert await collect(store.list()) == []
@@ -69,6 +70,7 @@ def test_a_store_is_created_where_there_is_none(dav: ChildServer, path: str) -> 
     for number, create in enumerate(
         (
             lambda store: zarr.open_group(store=store, path=path, mode="w"),
+            lambda store: zarr.open_group(store=store, path=path, mode="w-"),
             lambda store: zarr.open_group(store=store, path=path, mode="a"),
             lambda store: zarr.create_group(store=store, path=path, overwrite=True),
             lambda store: zarr.create_array(store=store, name=path, shape=1, dtype="i4"),

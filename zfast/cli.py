@@ -94,7 +94,7 @@ def _codec_text(codec: Any) -> str:
     """A codec as ``name(option=value, ...)``, from either format's metadata."""
     if not isinstance(codec, Mapping):
         return str(codec)
-    options = dict(codec.get("configuration") or codec)
+    options = dict(codec.get("configuration", codec))
     name = str(codec.get("name", codec.get("id")))
     shown = ", ".join(
         f"{key}={value}" for key, value in options.items() if key not in ("id", "name")
@@ -139,13 +139,18 @@ def _array_facts(array: Any) -> Facts:
         metadata = array.metadata.to_dict()
     else:  # zarr 2
         metadata = {"zarr_format": 2, "filters": array.filters, "compressor": array.compressor}
-    chunk_bytes = math.prod(array.chunks) * array.dtype.itemsize
+
+    def bytes_of(shape: Sequence[int]) -> str:
+        # What strings of any length take is nowhere to be read.
+        fixed = array.dtype.kind not in "OT"
+        return _size_text(math.prod(shape) * array.dtype.itemsize) if fixed else "any size"
+
     facts = [
         ("node", f"array, zarr format {metadata['zarr_format']}"),
         ("shape", str(array.shape)),
         ("data type", str(array.dtype)),
-        ("size", _size_text(math.prod(array.shape) * array.dtype.itemsize)),
-        ("chunk shape", f"{array.chunks}, {_size_text(chunk_bytes)}"),
+        ("size", bytes_of(array.shape)),
+        ("chunk shape", f"{array.chunks}, {bytes_of(array.chunks)}"),
         ("chunks", str(_grid(array.shape, array.chunks))),
     ]
     shards = getattr(array, "shards", None)
@@ -181,7 +186,7 @@ def _group_facts(group: Any) -> Facts:
         consolidated = group.metadata.consolidated_metadata is not None
         members = group.members
     else:  # zarr 2
-        zarr_format, consolidated, members = 2, hasattr(group.store, "meta_store"), group.items
+        zarr_format, consolidated, members = 2, ".zmetadata" in group.store, group.items
     facts = [
         ("node", f"group, zarr format {zarr_format}"),
         ("consolidated", "yes" if consolidated else "no"),

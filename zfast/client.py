@@ -75,7 +75,8 @@ class Client:
     A missing key is None where a method returns bytes. A ``byte_range`` is None, one of zarr's
     ``RangeByteRequest(start, end)`` (exclusive end), ``OffsetByteRequest`` and
     ``SuffixByteRequest``, or a tuple ``(start, end)`` with None on either side and a negative start
-    for a suffix.
+    for a suffix. As with zarr's own stores, what lies behind the end of the object is left out: a
+    range that begins there is empty, and so is one whose end is not behind its start.
     """
 
     def __init__(

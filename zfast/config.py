@@ -190,7 +190,7 @@ SETTINGS: dict[str, Setting] = {
             "dial_threads",
             64,
             "threads",
-            "most threads that open connections, all but two of them to one origin",
+            "most threads that open connections; a few are kept for other origins than the first",
             _Integer(1, 256),
         ),
         Setting(

@@ -62,12 +62,18 @@ class Directories:
         (page,) = yield from self._pages([f"{prefix}/" if prefix else ""], new_batch)
         return [name for name, _ in page or ()]
 
-    def is_empty(self, prefix: str, new_batch: NewBatch) -> Steps[bool]:
-        """Whether there is no key in a directory, "" or with a slash at its end."""
+    def is_empty(self, prefix: str, new_batch: NewBatch, *, writable: bool) -> Steps[bool]:
+        """Whether there is no key in a directory, "" or with a slash at its end.
+
+        Whether the base is absent may be found out by writing to it, where that is allowed.
+        """
         # A document, which pages may not show, answers it without a walk and without pages.
         if (yield from self._with_documents([prefix], new_batch)):
             return False
-        keys, directories = yield from self._walk(prefix, new_batch)
+        keys, directories = yield from self._walk_even_if_absent(prefix, writable, new_batch)
+        if prefix + _PROBE in keys:
+            yield from self._operations.delete_many([prefix + _PROBE], new_batch)
+            keys.remove(prefix + _PROBE)
         below = [directory for directory in directories if directory != prefix]
         return not keys and not (yield from self._with_documents(below, new_batch))
 
@@ -76,14 +82,7 @@ class Directories:
         if prefix and any(name in ("", ".", "..") for name in prefix.split("/")[:-1]):
             # Servers take these out of a path, percent-encoded too: another directory would go.
             raise ValueError(f"{prefix!r} is no directory's name below the base URL")
-        try:
-            keys, directories = yield from self._walk(prefix, new_batch)
-        except ListingError as error:
-            if self._lists or error.status != _NOT_FOUND:
-                raise
-            if not (yield from self._may_be_absent(new_batch)):
-                raise
-            keys, directories = yield from self._walk_written(prefix, new_batch)
+        keys, directories = yield from self._walk_even_if_absent(prefix, True, new_batch)
         if not directories:
             return
         yield from self._operations.delete_many(keys, new_batch)
@@ -192,6 +191,18 @@ class Directories:
                 elif outcome["status"] not in _REFUSED:
                     raise self._operations.error(batch, index, key, method="HEAD")
         return held
+
+    def _walk_even_if_absent(
+        self, prefix: str, writable: bool, new_batch: NewBatch
+    ) -> Steps[tuple[list[str], list[str]]]:
+        try:
+            return (yield from self._walk(prefix, new_batch))
+        except ListingError as error:
+            if not writable or self._lists or error.status != _NOT_FOUND:
+                raise
+            if not (yield from self._may_be_absent(new_batch)):
+                raise
+        return (yield from self._walk_written(prefix, new_batch))
 
     def _may_be_absent(self, new_batch: NewBatch) -> Steps[bool]:
         # As before the first write to a store: the nearest directory above the base that is there

@@ -446,9 +446,10 @@ class FastStore(Store, KeyMapping):
     async def is_empty(self, prefix: str) -> bool:
         """Whether there is no key below a prefix, which is a directory; see `list`."""
         client = self._use()
-        return await client._run_async(
-            functools.partial(client._directories.is_empty, _directory(prefix)), aside=True
+        ask = functools.partial(
+            client._directories.is_empty, _directory(prefix), writable=not self.read_only
         )
+        return await client._run_async(ask, aside=True)
 
     def list(self) -> AsyncIterator[str]:
         """Iterate over all keys.

@@ -113,7 +113,7 @@ class Connections:
     def forget(self) -> None:
         """In a forked child: close the parent's connections here, keep the configuration."""
         self._origins.clear()
-        self.managers.clear()
+        self.managers.forget()
 
 
 def tunnels(pool: Any, scheme: str) -> bool:
@@ -151,6 +151,8 @@ def shared(
         raise ConfigurationError(
             f"ca_certs is a {type(ca_certs).__name__}, but has to be the path of a file"
         )
+    if ca_certs is not None and not os.path.isfile(ca_certs):
+        raise ConfigurationError(f"ca_certs is {os.fspath(ca_certs)!r}, where there is no file")
     if manager is not None:
         if not isinstance(manager, PoolManager):
             raise ConfigurationError(
