@@ -56,7 +56,7 @@ class Hub:
             del self._under_way[batch.id]
             raise
         if complete:
-            self.waker.completions().extend((batch.id, index) for index in range(len(batch)))
+            self.waker.untold.extend((batch.id, index) for index in range(len(batch)))
             self.attended(batch)
 
     def attends(self) -> float:
@@ -66,8 +66,8 @@ class Hub:
 
     def attended(self, batch: Batch) -> None:
         """Report a batch that the loop has attended to until it was complete."""
-        self.waker.completions().append((batch.id, -1))
-        self._on_readable()
+        self.waker.untold.append((batch.id, -1))
+        self._deliver()
         # Whoever awaits it goes on at once. Before the next, the loop's other tasks have theirs.
         self._had_turn = False
         asyncio.get_running_loop().call_soon(self._on_turn)
@@ -76,14 +76,20 @@ class Hub:
         self._had_turn = True
 
     def _on_readable(self) -> None:
-        news = self.waker.completions()
+        self.waker.completions()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        untold = self.waker.untold
         try:
-            while news:
-                self._tell(*news[0])
-                news.popleft()
+            while untold:
+                told = untold[0]
+                self._tell(*told)
+                if untold and untold[0] is told:
+                    untold.popleft()
         except BaseException:
             # A signal's handler raised, and ends the loop; but its owner may run it again.
-            asyncio.get_running_loop().call_soon(self._on_readable)
+            asyncio.get_running_loop().call_soon(self._deliver)
             raise
 
     def _tell(self, batch_id: int, index: int) -> None:

@@ -5,7 +5,7 @@ from zfast._core.request cimport Request
 from zfast._core.state cimport BatchState, Notices
 
 cdef class Waker:
-    cdef object untold              # completions
+    cdef readonly object untold     # completions
     cdef Notices* notices
     cdef int fd
     cdef Engine engine
@@ -23,5 +23,6 @@ cdef class Batch:
     cdef _submit(self, bint attends)
     cdef _wait(self)
     cdef void attend_to(self, double seconds) noexcept nogil
+    cdef void _attend_to(self, double seconds) noexcept nogil
     cdef Request* _request(self, size_t index) except NULL
     cdef _body(self, Request* request)

@@ -15,14 +15,16 @@ class Waker:
     def fileno(self) -> int:
         """The descriptor to watch."""
 
+    @property
+    def untold(self) -> deque[tuple[int, int]]: ...
     def completions(self) -> deque[tuple[int, int]]:
-        """What has completed and is still to be told.
+        """Add to `untold` what has completed since the last call.
 
         Returns
         -------
         collections.deque of (int, int)
-            Batch id and read index; an index of -1 is the batch as a whole. The same one each time:
-            take out of it what has been told, and what an exception kept from it is told later.
+            `untold`: batch id and read index; an index of -1 is the batch as a whole. Take out of
+            it what has been told, and what an exception kept from it is told later.
         """
 
 class Batch:

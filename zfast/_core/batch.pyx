@@ -87,13 +87,13 @@ cdef class Waker:
         return self.fd
 
     def completions(self):
-        """What has completed and is still to be told.
+        """Add to `untold` what has completed since the last call.
 
         Returns
         -------
         collections.deque of (int, int)
-            Batch id and read index; an index of -1 is the batch as a whole. The same one each time:
-            take out of it what has been told, and what an exception kept from it is told later.
+            `untold`: batch id and read index; an index of -1 is the batch as a whole. Take out of
+            it what has been told, and what an exception kept from it is told later.
         """
         cdef char[64] rung
         cdef deque[long long] batches
@@ -358,22 +358,28 @@ cdef class Batch:
         return self.met
 
     cdef void attend_to(self, double seconds) noexcept nogil:
-        # TLS writes by libssl, to which a peer that has gone is a SIGPIPE: none is to end a program
-        # that does not ignore it, nor to reach it later.
         cdef sigset_t broken_pipe, before, pending
         cdef int delivered
-        sigemptyset(&broken_pipe)
-        sigaddset(&broken_pipe, SIGPIPE)
-        pthread_sigmask(SIG_BLOCK, &broken_pipe, &before)
+        if self.state.over_sessions:
+            # libssl writes by write(2), and to it a peer that has gone is a SIGPIPE: none is to end
+            # a program that does not ignore it, nor to reach it later.
+            sigemptyset(&broken_pipe)
+            sigaddset(&broken_pipe, SIGPIPE)
+            pthread_sigmask(SIG_BLOCK, &broken_pipe, &before)
+            self._attend_to(seconds)
+            if sigismember(&before, SIGPIPE):
+                return
+            sigpending(&pending)
+            if sigismember(&pending, SIGPIPE):
+                sigwait(&broken_pipe, &delivered)
+            pthread_sigmask(SIG_SETMASK, &before, NULL)
+        else:
+            self._attend_to(seconds)
+
+    cdef void _attend_to(self, double seconds) noexcept nogil:
         self.met = reactor_attend(
             self.engine.guest, self.engine.guest_decoder, self.state, monotonic() + seconds
         )
-        if sigismember(&before, SIGPIPE):
-            return
-        sigpending(&pending)
-        if sigismember(&pending, SIGPIPE):
-            sigwait(&broken_pipe, &delivered)
-        pthread_sigmask(SIG_SETMASK, &before, NULL)
 
     def wait(self):
         """Wait, without the GIL, until every read is complete.

@@ -224,6 +224,7 @@ cdef class Calls:
         else:
             transport_over_socket(&lease.exchange.transport, fd)
         pthread_mutex_lock(&s.lock)
+        s.has_sessions = s.has_sessions or session != 0
         lease.origin = s.origins[origin_id]
         _dial_ended(s, lease.origin)
         scheduler_adopt(s, lease, monotonic())

@@ -128,6 +128,7 @@ cdef class Engine:
         s.backlog = 0
         s.decoding_ends = False
         s.in_flight = s.leases = s.dialling = s.leaving = 0
+        s.has_sessions = False
         s.max_in_flight = max_in_flight
         s.max_leases = s.allowed_leases = max_leases
         s.restore_after = 0

@@ -81,6 +81,7 @@ cdef bint scheduler_admit(
     if not 0 < origin.first_byte < NEAR_SECONDS or not s.pending.empty():
         return False
     s.guest_is_expected = batch.attended = True
+    batch.over_sessions = s.has_sessions
     s.batches_attended += 1
     return True
 

@@ -93,6 +93,7 @@ cdef cppclass BatchState:
     bint submitted
     bint open                       # more requests may come: it is not done before it is sealed
     bint attended                   # whoever waits for it does its I/O, and needs no telling
+    bint over_sessions              # ... and there are TLS sessions that it may write to
     vector[long long] untold        # what was done of it meanwhile
     size_t entered                  # requests that were submitted
     bint done
@@ -128,6 +129,7 @@ cdef cppclass Scheduler:
     vector[Worker*] workers         # the guest's is the last
     int guest                       # its index
     bint guest_is_expected          # somebody was admitted, and has its place
+    bint has_sessions               # of TLS, over which a guest may write
     bint guest_is_here
     bint guest_settles              # it holds the lock, and looks at the jobs before it goes
     vector[Origin*] pending         # origins with waiting requests
