@@ -23,6 +23,5 @@ cdef class Batch:
     cdef _submit(self, bint attends)
     cdef _wait(self)
     cdef void attend_to(self, double seconds) noexcept nogil
-    cdef void _attend_to(self, double seconds) noexcept nogil
     cdef Request* _request(self, size_t index) except NULL
     cdef _body(self, Request* request)

@@ -11,29 +11,23 @@ import threading
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.signal cimport SIGPIPE
 from libc.stdint cimport uintptr_t
 from cython.operator cimport dereference
 from libcpp.deque cimport deque
 from libcpp.unordered_map cimport unordered_map
-from posix.signal cimport sigaddset, sigemptyset, sigismember, sigset_t
+from posix.signal cimport sigset_t
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, getpid
 
 from zfast._core.buffers cimport Body, Pin, arena_free, arena_new, body_over, pin, slab_release
 from zfast._core.engine cimport Engine
 from zfast._core.extern.pthread cimport (
-    SIG_BLOCK,
-    SIG_SETMASK,
     pthread_cond_destroy,
     pthread_cond_init,
     pthread_cond_timedwait,
     pthread_cond_wait,
     pthread_mutex_lock,
     pthread_mutex_unlock,
-    pthread_sigmask,
-    sigpending,
-    sigwait,
 )
 from zfast._core.extern.sockets cimport MSG_DONTWAIT, recv
 from zfast._core.finishing cimport scheduler_cancel
@@ -42,6 +36,7 @@ from zfast._core.reactor cimport reactor_attend
 from zfast._core.request cimport Request
 from zfast._core.scheduler cimport scheduler_admit, scheduler_submit
 from zfast._core.state cimport BatchState, Notices, Origin, Origin_ptr, Scheduler, monotonic
+from zfast._core.tls cimport tls_block_broken_pipes, tls_unblock_broken_pipes
 from zfast._core.types cimport (
     METHOD_GET,
     STATUS_CANCELLED,
@@ -358,28 +353,13 @@ cdef class Batch:
         return self.met
 
     cdef void attend_to(self, double seconds) noexcept nogil:
-        cdef sigset_t broken_pipe, before, pending
-        cdef int delivered
-        if self.state.over_sessions:
-            # libssl writes by write(2), and to it a peer that has gone is a SIGPIPE: none is to end
-            # a program that does not ignore it, nor to reach it later.
-            sigemptyset(&broken_pipe)
-            sigaddset(&broken_pipe, SIGPIPE)
-            pthread_sigmask(SIG_BLOCK, &broken_pipe, &before)
-            self._attend_to(seconds)
-            if sigismember(&before, SIGPIPE):
-                return
-            sigpending(&pending)
-            if sigismember(&pending, SIGPIPE):
-                sigwait(&broken_pipe, &delivered)
-            pthread_sigmask(SIG_SETMASK, &before, NULL)
-        else:
-            self._attend_to(seconds)
-
-    cdef void _attend_to(self, double seconds) noexcept nogil:
+        cdef sigset_t before
+        cdef bint blocks = self.state.over_sessions and tls_block_broken_pipes(&before)
         self.met = reactor_attend(
             self.engine.guest, self.engine.guest_decoder, self.state, monotonic() + seconds
         )
+        if blocks:
+            tls_unblock_broken_pipes(&before)
 
     def wait(self):
         """Wait, without the GIL, until every read is complete.

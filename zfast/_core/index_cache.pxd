@@ -8,8 +8,8 @@ from zfast._core.request cimport Request
 from zfast._core.shard_index cimport ShardIndex
 
 cdef struct IndexFormat:
-    # By how it is stored and how many it has, one array's index is no other's. Of the same target
-    # several may ask for one: arrays whose keys meet, or an array before and after it was made anew.
+    # By how it is stored and how many it has, one array's index is no other's. Several may ask for
+    # one of the same target: arrays whose keys meet, or one before and after it was made anew.
     size_t count
     bint at_end
     bint checksum

@@ -141,11 +141,12 @@ cdef inline int _share(const Scheduler* s) noexcept nogil:
 
 
 cdef bint origin_lacks(const Scheduler* s, const Origin* origin) noexcept nogil:
-    # Its first connection; or its share, where there is no room for more.
+    # Its first connection; or, of one that answers, its share, where there is no room for more.
     cdef int count = origin.leases + origin.dialling
-    return origin.pending > 0 and (
-        count == 0 or (count < _share(s) and s.leases + s.dialling + s.leaving >= s.max_leases)
-    )
+    return origin.pending > 0 and (count == 0 or (
+        origin.leases > 0 and count < _share(s)
+        and s.leases + s.dialling + s.leaving >= s.max_leases
+    ))
 
 
 cdef bint _evict(Scheduler* s, const Origin* origin, bint lacks) noexcept nogil:

@@ -86,7 +86,8 @@ cdef void _refuse_directory(Scheduler* s, Request* request) noexcept nogil:
 
 cdef void _refuse_file(Scheduler* s, Request* request) noexcept nogil:
     # Nothing has such a key, and nothing can get it.
-    scheduler_finish(s, request, STATUS_REDIRECT if request.method == METHOD_PUT else STATUS_MISSING)
+    cdef bint writes = request.method == METHOD_PUT
+    scheduler_finish(s, request, STATUS_REDIRECT if writes else STATUS_MISSING)
 
 
 cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:

@@ -4,7 +4,9 @@ Never blocks, never does a handshake, never ends a session: urllib3 and Python's
 """
 
 from libc cimport errno
+from libc.signal cimport SIGPIPE
 from libc.stdint cimport uintptr_t
+from posix.signal cimport sigaddset, sigemptyset, sigismember, sigset_t
 
 from zfast._core.extern.openssl cimport (
     ERR_LIB_SHIFT,
@@ -22,6 +24,13 @@ from zfast._core.extern.openssl cimport (
     SSL_OP_ENABLE_KTLS,
     SSL_OP_IGNORE_UNEXPECTED_EOF,
     SSL_R_UNEXPECTED_EOF_WHILE_READING,
+)
+from zfast._core.extern.pthread cimport (
+    SIG_BLOCK,
+    SIG_SETMASK,
+    pthread_sigmask,
+    sigpending,
+    sigwait,
 )
 from zfast._core.extern.sockets cimport POLLIN, POLLOUT, SHUT_RDWR, shutdown, zfast_acknowledge
 from zfast._core.tls_sessions cimport enter_session, leave_session, openssl
@@ -173,6 +182,28 @@ cdef void transport_over_session(Transport* transport, int fd, void* session) no
     transport.session = session
     transport.operations = &_over_session
     openssl.set_read_buffer(session, READ_AHEAD)
+
+
+cdef bint tls_block_broken_pipes(sigset_t* before) noexcept nogil:
+    # For a thread of somebody else's that runs operations: a peer that has gone is not to end a
+    # program that does not ignore SIGPIPE. False where the thread blocks it anyhow.
+    cdef sigset_t broken_pipes
+    sigemptyset(&broken_pipes)
+    sigaddset(&broken_pipes, SIGPIPE)
+    pthread_sigmask(SIG_BLOCK, &broken_pipes, before)
+    return not sigismember(before, SIGPIPE)
+
+
+cdef void tls_unblock_broken_pipes(const sigset_t* before) noexcept nogil:
+    # One that came meanwhile is not to reach it later.
+    cdef sigset_t broken_pipes, pending
+    cdef int taken
+    sigpending(&pending)
+    if sigismember(&pending, SIGPIPE):
+        sigemptyset(&broken_pipes)
+        sigaddset(&broken_pipes, SIGPIPE)
+        sigwait(&broken_pipes, &taken)
+    pthread_sigmask(SIG_SETMASK, before, NULL)
 
 
 # ---------------------------------------------------------------------------------------- for tests
