@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -82,6 +83,36 @@ def test_a_store_is_created_where_there_is_none(dav: ChildServer, path: str) -> 
         kept = [key for key in store if key.endswith("zarr.json")]
         assert f"{path}/zarr.json".removeprefix("/") in kept
         assert not [key for key in store if "probe" in key]
+
+
+async def test_several_begin_at_once(dav: ChildServer) -> None:
+    """Each finds out for itself, and takes nothing away from another."""
+    stores = [FastStore(f"{dav.url}/new", read_only=False) for _ in range(8)]
+    assert all(await asyncio.gather(*(store.is_empty("") for store in stores)))
+    await asyncio.gather(*(store.clear() for store in stores))
+    assert await collect(stores[0].list()) == []
+
+
+async def test_what_was_left_by_who_was_interrupted_is_no_key(dav: ChildServer) -> None:
+    left = FastStore(f"{dav.url}/new", read_only=False)
+    await left.set("zfast-probe-0", cpu.Buffer.from_bytes(b"1"))
+    store = FastStore(f"{dav.url}/new")
+    assert await store.is_empty("")
+    assert await collect(store.list()) == await collect(store.list_dir("")) == []
+    # Nor is it deleted by a store that is not to write.
+    assert "zfast-probe-0" in left
+
+
+def test_a_server_that_takes_put_alone(start: Callable[..., Any], tmp_path: Path) -> None:
+    if not has_dav():
+        pytest.skip("there is no nginx with PUT and DELETE")
+    extra = "dav_methods PUT; create_full_put_path on;"
+    server = start(Nginx, tmp_path, extra=extra)
+    for mode in ("w", "w-"):
+        store = FastStore(f"{server.url}/new-{mode}", read_only=False)
+        array = zarr.open_array(store=store, mode=mode, shape=4, chunks=2, dtype="i4")
+        array[:] = 7
+        assert (array[:] == 7).all()
 
 
 @pytest.fixture

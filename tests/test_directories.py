@@ -140,3 +140,22 @@ def test_a_url_may_lead_to_a_directory(site: Site) -> None:
     """`cat_ranges` reads URLs, not keys: what a redirect leads to is what was asked for."""
     (page,) = zfast.cat_ranges([f"{site.url.rstrip('/')}/group"])
     assert b"zarr.json" in bytes(page)
+
+
+@pytest.mark.parametrize("strips", [False, True], ids=["leads elsewhere", "strips slashes"])
+def test_a_400_behind_a_redirect_is_an_error(
+    scripted: Callable[..., ScriptedServer], strips: bool
+) -> None:
+    """A file's own server sends there who asks for its directory; others send for other reasons."""
+
+    def handle(request: Any) -> Reply:
+        if strips and request.key.endswith("/"):
+            return redirect(f"/{request.key.rstrip('/')}", 308)
+        if not strips and not request.key.startswith("there/"):
+            return redirect(f"/there/{request.key}", 302)
+        return status(400 if request.key.endswith("key") else 404)
+
+    server = scripted(handle)
+    for read in (zfast.Client(server.url).get, zfast.Client(server.url).head):
+        with pytest.raises(zfast.ResponseError, match="400"):
+            read("group/key")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,34 @@ def test_values_as_they_arrive(scripted: Start) -> None:
         return interrupted
 
     assert in_child(work) == 60
+
+
+def test_values_that_are_taken_one_after_another(scripted: Start) -> None:
+    """A body is taken once; who is interrupted as he takes it gets the same the next time."""
+    server = scripted(ranged(OBJECTS))
+
+    def work() -> int:
+        signal.signal(signal.SIGALRM, _interrupt)
+        chance, interrupted = random.Random(0), 0
+        client = zfast.Client(server.url)
+        for _ in range(12):
+            arrivals = Arrivals(client, OBJECTS)
+            while not arrivals._batch.done:
+                time.sleep(0.001)
+            left = list(OBJECTS)
+            while left:
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(2e-5, 2e-4))
+                try:
+                    while left:
+                        assert bytes(arrivals[left[-1]]) == OBJECTS[left[-1]]
+                        left.pop()
+                except Interrupted:
+                    interrupted += 1
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert {key: bytes(value) for key, value in arrivals.items()} == OBJECTS
+        return interrupted
+
+    assert in_child(work) > 20
 
 
 async def _values(client: zfast.Client) -> list[bytes]:

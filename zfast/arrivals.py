@@ -14,6 +14,7 @@ from zfast.errors import raise_for
 from zfast.operations import first_failure
 
 if TYPE_CHECKING:
+    from zfast._core.buffers import Body
     from zfast.client import Client
 
 __all__ = ["Arrivals"]
@@ -43,6 +44,8 @@ class Arrivals(Mapping[str, memoryview]):
         self._waker = Waker(engine)
         self._batch = Batch(engine, client._deadline, self._waker, each=True, fail_fast=True)
         self._arrived: dict[int, memoryview | None] = {}
+        # A body is taken once, and whoever takes it may be interrupted before he has it.
+        self._taken: dict[int, Body | None] = {}
         self._complete = False
         # Of several threads that wait, one hears the waker for all.
         self._listening = threading.Lock()
@@ -106,12 +109,14 @@ class Arrivals(Mapping[str, memoryview]):
             self._complete = True
             return
         code = self._batch.code(index)
-        if code == _OK:
-            body = self._batch.body(index)
+        if code == _OK and index not in self._arrived:
+            self._batch.body_into(index, self._taken)
+            body = self._taken[index]
             assert body is not None
             self._arrived[index] = memoryview(body)
         elif code == _MISSING:
             self._arrived[index] = None
+        self._taken.clear()
 
     def _fail(self) -> NoReturn:
         failed = first_failure(self._batch)

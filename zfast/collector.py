@@ -82,6 +82,8 @@ class _Flight:
         # Until they arrive. A read keeps its flight: kept by it in turn, what was read would stay
         # until the garbage collector comes by.
         self._served: dict[int, tuple[Span, list[Read]]] = {}
+        # A body is taken once, and whoever takes it may be interrupted before he has it.
+        self._taken: dict[int, Body | None] = {}
 
     def add(self, origin: int, wanted: Span, reads: list[Read]) -> None:
         index = len(self._batch)
@@ -104,7 +106,8 @@ class _Flight:
         if index not in self._served:
             return
         wanted, reads = self._served[index]
-        body = batch.body(index)
+        batch.body_into(index, self._taken)
+        body = self._taken[index]
         for read in reads:
             if read.done():
                 continue
@@ -116,6 +119,7 @@ class _Flight:
             else:
                 read.fail(operations.error(batch, index, read.key, read.byte_range))
         del self._served[index]
+        self._taken.clear()
 
 
 class Collector:

@@ -6,6 +6,7 @@ A failure is never "nothing there": absent is only what no listing and no object
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Sequence
 
 from zfast._core.batch import Batch
@@ -26,7 +27,8 @@ ZARR_2_DOCUMENTS = frozenset((".zarray", ".zattrs", ".zgroup", ".zmetadata"))
 _DOCUMENTS = ("zarr.json", *sorted(ZARR_2_DOCUMENTS))
 _LISTED_AT_ONCE = 256
 _NOT_FOUND = 404
-_PROBE = "zfast-probe"
+# What is written to see whether it is listed; no key to anybody, should one be left.
+_PROBE = "zfast-probe-"
 # What a server without index pages answers for a directory: nginx and Apache 403, others 405.
 _NO_INDEX = (401, 403, 405)
 # What one answers for a name that it keeps to itself; and, below a file, Caddy.
@@ -34,6 +36,10 @@ _REFUSED = (400, 401, 403, 405)
 # What one answers that keeps its directories, has none, or takes no DELETE, where all listed keys
 # are gone and only what no page shows is left; another status is a failure, and told.
 _NOT_DELETED = (400, 403, 405, 409, 501)
+
+
+def _is_probe(key: str) -> bool:
+    return key.rpartition("/")[2].startswith(_PROBE)
 
 
 class Directories:
@@ -54,13 +60,13 @@ class Directories:
     def list_prefix(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """All keys that begin with `prefix`."""
         keys, _ = yield from self._walk(prefix, new_batch)
-        return keys
+        return [key for key in keys if not _is_probe(key)]
 
     def list_dir(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """Bare names of what is directly below `prefix`."""
         prefix = prefix.rstrip("/")
         (page,) = yield from self._pages([f"{prefix}/" if prefix else ""], new_batch)
-        return [name for name, _ in page or ()]
+        return [name for name, _ in page or () if not _is_probe(name)]
 
     def is_empty(self, prefix: str, new_batch: NewBatch, *, writable: bool) -> Steps[bool]:
         """Whether there is no key in a directory, "" or with a slash at its end.
@@ -71,11 +77,8 @@ class Directories:
         if (yield from self._with_documents([prefix], new_batch)):
             return False
         keys, directories = yield from self._walk_even_if_absent(prefix, writable, new_batch)
-        if prefix + _PROBE in keys:
-            yield from self._operations.delete_many([prefix + _PROBE], new_batch)
-            keys.remove(prefix + _PROBE)
         below = [directory for directory in directories if directory != prefix]
-        return not keys and not (yield from self._with_documents(below, new_batch))
+        return all(map(_is_probe, keys)) and not (yield from self._with_documents(below, new_batch))
 
     def delete_dir(self, prefix: str, new_batch: NewBatch) -> Steps[None]:
         """Delete the keys of a directory, "" or with a slash at its end, and what is left of it."""
@@ -85,6 +88,7 @@ class Directories:
         keys, directories = yield from self._walk_even_if_absent(prefix, True, new_batch)
         if not directories:
             return
+        keys = [key for key in keys if not _is_probe(key)]
         yield from self._operations.delete_many(keys, new_batch)
         # The base stays. A directory goes with all that is in it (RFC 4918, section 9.6.1): those
         # below, and what an index page does not show.
@@ -200,9 +204,10 @@ class Directories:
         except ListingError as error:
             if not writable or self._lists or error.status != _NOT_FOUND:
                 raise
-            if not (yield from self._may_be_absent(new_batch)):
-                raise
-        return (yield from self._walk_written(prefix, new_batch))
+        if (yield from self._may_be_absent(new_batch)):
+            return (yield from self._walk_written(prefix, new_batch))
+        # Somebody else may just have begun it.
+        return (yield from self._walk(prefix, new_batch))
 
     def _may_be_absent(self, new_batch: NewBatch) -> Steps[bool]:
         # As before the first write to a store: the nearest directory above the base that is there
@@ -217,16 +222,26 @@ class Directories:
         # Nothing that is read tells a base that is absent from one that does not list. But to write
         # there makes the directory, whose page then has that key and whatever else there is: a
         # mount that does not list goes on to answer 404.
-        probe = prefix + _PROBE
-        yield from self._operations.put_many([(probe, b"listed?")], False, new_batch)
+        # Others may do the same at the same time, and take away what is theirs.
+        probe = f"{prefix}{_PROBE}{secrets.token_hex(8)}"
         try:
+            yield from self._operations.put_many([(probe, b"listed?")], False, new_batch)
             keys, directories = yield from self._walk(prefix, new_batch)
             if probe not in keys:
                 raise self._no_listing(prefix, 200)
         except ZfastError:
-            yield from self._operations.delete_many([probe], new_batch)
+            yield from self._forget_probe(probe, new_batch)
             raise
+        yield from self._forget_probe(probe, new_batch)
+        keys.remove(probe)
         return keys, directories
+
+    def _forget_probe(self, probe: str, new_batch: NewBatch) -> Steps[None]:
+        try:
+            yield from self._operations.delete_many([probe], new_batch)
+        except ZfastError as error:
+            # A server may take PUT alone, and what was asked has its answer.
+            _log.info("%s stays: %s", self._place.display(probe), error)
 
     def _page(self, batch: Batch, index: int, directory: str, target: bytes) -> Listing | None:
         body = batch.body(index)

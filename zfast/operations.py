@@ -6,7 +6,7 @@ Written once for both faces: how the batches are waited for is the client's busi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -242,18 +242,32 @@ class Operations:
         """Whether a key that was answered by this status is missing, since one above it is a file.
 
         zarr looks for nodes in all that is listed. For what is below a file Caddy answers 400,
-        which may mean anything; but who asks for the directory of that name it sends to the file.
+        which may mean anything; but who asks for the directory of that name it sends to the file,
+        and the file is there.
         """
-        names = key.split("/")[:-1]
+        names = list(itertools.accumulate(key.split("/")[:-1], "{}/{}".format))
         if status != _BAD_REQUEST or not names:
             return False
+        location = self.location
+        asked = yield from self._heads(map(location.directory_target, names), new_batch)
+        files = [
+            name
+            for name, outcome in zip(names, asked, strict=True)
+            # Refused as it was redirected: where a redirect led elsewhere, the status is that of
+            # what is there.
+            if outcome["code"] == _MISSING and 300 <= (outcome["status"] or 0) < 400
+        ]
+        asked = yield from self._heads(map(location.target, files), new_batch)
+        return any(outcome["code"] == _OK and not outcome["directory"] for outcome in asked)
+
+    def _heads(self, targets: Iterable[bytes], new_batch: NewBatch) -> Steps[list[dict[str, Any]]]:
         batch = new_batch()
-        for directory in itertools.accumulate(names, "{}/{}".format):
-            target = self.location.directory_target(directory)
+        for target in targets:
             batch.add(self.policy, self.origin(), _HEAD, target)
+        if not len(batch):
+            return []
         yield batch
-        outcomes = map(batch.outcome, range(len(names)))
-        return any(outcome["code"] == _MISSING and outcome["location"] for outcome in outcomes)
+        return [batch.outcome(index) for index in range(len(batch))]
 
     def put_many(
         self, items: Sequence[tuple[str, Any]], if_absent: bool, new_batch: NewBatch

@@ -63,6 +63,8 @@ class _Session:
             self.near.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
+        except OSError:
+            pass
         return False
 
     def pass_on(self) -> bool:

@@ -444,7 +444,7 @@ class FastStore(Store, KeyMapping):
     # ------------------------------------------------------------------------------------ listing
 
     async def is_empty(self, prefix: str) -> bool:
-        """Whether there is no key below a prefix, which is a directory; see `list`."""
+        """Whether there is no key below a directory; see `list`. May write a key to find out."""
         client = self._use()
         ask = functools.partial(
             client._directories.is_empty, _directory(prefix), writable=not self.read_only

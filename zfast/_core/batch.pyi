@@ -158,6 +158,9 @@ class Batch:
     def body(self, index: int) -> Body | None:
         """The Body of a completed read, None unless it is OK. Taken once: the batch keeps none."""
 
+    def body_into(self, index: int, bodies: dict[int, Body | None]) -> None:
+        """Have `bodies` hold `body(index)`, if it does not yet; no signal comes between."""
+
     def bodies(self) -> list[Body | None]:
         """`body` of every read."""
 

@@ -428,6 +428,11 @@ cdef class Batch:
         """The Body of a completed read, None unless it is OK. Taken once: the batch keeps none."""
         return self._body(self._request(index))
 
+    def body_into(self, size_t index, dict bodies not None):
+        """Have `bodies` hold `body(index)`, if it does not yet; no signal comes between."""
+        if index not in bodies:
+            bodies[index] = self.body(index)
+
     def bodies(self):
         """`body` of every read."""
         cdef size_t index
@@ -461,6 +466,8 @@ cdef class Batch:
         cdef Body body
         if request.code != STATUS_OK or request.method != METHOD_GET or not request.measured:
             return None
+        if request.memory == NULL and request.delivered:
+            raise RuntimeError("the body was taken already")
         body = body_over(request.slab, request.memory, request.delivered)
         request.slab = NULL
         request.memory = NULL

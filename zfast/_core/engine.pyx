@@ -131,7 +131,7 @@ cdef class Engine:
         s.has_sessions = False
         s.max_in_flight = max_in_flight
         s.max_leases = s.allowed_leases = max_leases
-        s.restore_after = 0
+        s.restore_after = s.next_starving = 0
         s.dial_threads = s.dials_begun = 0
         s.max_dial_threads = max_dial_threads
         s.next_deadline = s.next_idle = 0

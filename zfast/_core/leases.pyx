@@ -40,6 +40,9 @@ cdef enum:
     # Exchanges that a connection is good for before another origin may take its place.
     TURN = 16
 
+# A dial that has neither begun nor ended for so long may be to a host that answers nobody.
+cdef double HANGS_SECONDS = 0.25
+
 
 cdef void call_python(Scheduler* s, CallKind kind, long long id, size_t index) noexcept nogil:
     cdef Call call
@@ -145,7 +148,7 @@ cdef bint origin_lacks(const Scheduler* s, const Origin* origin) noexcept nogil:
     cdef int count = origin.leases + origin.dialling
     return origin.pending > 0 and (count == 0 or (
         origin.leases > 0 and count < _share(s)
-        and s.leases + s.dialling + s.leaving >= s.max_leases
+        and (origin.promised or s.leases + s.dialling + s.leaving >= s.max_leases)
     ))
 
 
@@ -163,7 +166,8 @@ cdef bint _evict(Scheduler* s, const Origin* origin, bint lacks) noexcept nogil:
                 and (origin.leases == 0 or entry.second.leases > _share(s))
             ):
                 # In its pool it would stay open: not where descriptors are what is short.
-                lease_retire(s, lease, s.max_leases >= s.max_in_flight)
+                lease_retire(
+                    s, lease, s.max_leases >= s.max_in_flight and s.restore_after == 0)
                 return True
     return False
 
@@ -193,6 +197,21 @@ cdef bint origin_can_dial(const Scheduler* s, const Origin* origin) noexcept nog
     return s.leases - s.in_flight > <long>origin.idle.size()
 
 
+cdef bint _may_have_one_more(Scheduler* s, double now) noexcept nogil:
+    # While hosts that answer nobody are at all the connections there are, a host without any has
+    # one more than that; but not where descriptors are what is short.
+    if s.dialling == 0 or s.max_leases < s.max_in_flight or s.restore_after > 0:
+        return False
+    for entry in s.origins:
+        if entry.second.leases == 0 and entry.second.dialling > 0 and (
+                entry.second.dialled_at + HANGS_SECONDS <= now):
+            return True
+    if s.next_starving == 0:
+        s.next_starving = now + HANGS_SECONDS
+        wake(s.workers[0])
+    return False
+
+
 cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
     # One that is leaving still has its descriptor, and its place in the pool.
     cdef long room = s.max_leases - s.leases - s.dialling - s.leaving
@@ -217,8 +236,7 @@ cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
         lacking -= 1
         lacks = False
         origin.promised = True
-    if starving and wanted > 0 and room <= 0 and s.dialling > 0 and s.max_leases >= s.max_in_flight:
-        # Hosts that answer nobody are at all there is: one more than that does no harm.
+    if starving and wanted > 0 and room <= 0 and _may_have_one_more(s, now):
         room = 1
     wanted = min(wanted, room)
     if wanted > 0 and origin.dialling == 0:

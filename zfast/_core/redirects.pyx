@@ -51,7 +51,8 @@ cdef bint _has_slash_more(const string* target, const string* other) noexcept no
     cdef size_t other_at = 0
     if past < 2 or dereference(target)[past - 1] != c"/":
         return False
-    past -= 1
+    while past > 0 and dereference(target)[past - 1] == c"/":
+        past -= 1
     while at < past and other_at < other_past:
         if _next_octet(target.data(), &at, past) != _next_octet(
                 other.data(), &other_at, other_past):

@@ -254,7 +254,7 @@ cdef void scheduler_dial_failed(
     cdef long dial_round = origin_end_dial(s, origin)
     if no_descriptor and s.leases > 0:
         # The process is out of descriptors: make do with the connections there are, for a while.
-        s.max_leases = max(1, s.leases + s.dialling)
+        s.max_leases = max(1, min(s.allowed_leases, s.leases + s.dialling))
         s.restore_after = now + DESCRIPTORS_PAUSE
         wake(s.workers[0])
         scheduler_dispatch(s, NOBODY, now)

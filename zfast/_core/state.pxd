@@ -152,6 +152,7 @@ cdef cppclass Scheduler:
     int dials_begun                 # that they are at
     int allowed_leases              # what max_leases goes back to
     double restore_after            # when, 0 while there are descriptors enough
+    double next_starving            # when to look after hosts that have no connection, 0 never
     int dialling
     int leaving
     double next_deadline

@@ -78,6 +78,9 @@ cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil:
         if 0 < origin.governor.paused_until <= now:
             due = True
             origin.governor.paused_until = 0
+    if 0 < s.next_starving <= now:
+        due = True
+        s.next_starving = 0
     if 0 < s.restore_after <= now:
         due = True
         s.restore_after = 0
@@ -94,6 +97,8 @@ cdef double scheduler_next_tick(Scheduler* s) noexcept nogil:
         first = s.next_idle if first == 0 else min(first, s.next_idle)
     if s.restore_after > 0:
         first = s.restore_after if first == 0 else min(first, s.restore_after)
+    if s.next_starving > 0:
+        first = s.next_starving if first == 0 else min(first, s.next_starving)
     if not s.delayed.empty():
         due = dereference(s.delayed.begin()).first
         first = due if first == 0 else min(first, due)

@@ -96,9 +96,10 @@ def _forget(manager: PoolManager) -> None:
     pools: Any = manager.pools
     with contextlib.suppress(AttributeError):
         pools.lock._at_fork_reinit()
-        for pool in list(pools._container.values()):
-            for lock in ("mutex", "not_empty", "not_full", "all_tasks_done"):
-                getattr(pool.pool, lock)._at_fork_reinit()
+        for queue in [pool.pool for pool in pools._container.values()]:
+            # None where its owner has closed it.
+            for lock in ("mutex", "not_empty", "not_full", "all_tasks_done") if queue else ():
+                getattr(queue, lock)._at_fork_reinit()
     manager.clear()
 
 
