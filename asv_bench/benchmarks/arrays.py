@@ -330,8 +330,10 @@ class Arrays:
     def track_alone(self, measured: dict[str, Beside], case: str) -> float:
         return measured[case].alone
 
-    def track_ratio_to_ceiling(self, measured: dict[str, Beside], case: str) -> float | None:
-        return measured[case].ratio_to_ceiling
+    def track_ratio_to_ceiling(self, measured: dict[str, Beside], case: str) -> float:
+        ratio = measured[case].ratio_to_ceiling
+        # To asv None is a failure.
+        return math.nan if ratio is None else ratio
 
     track_rate.unit = "MiB/s"
     track_hog_ratio.unit = "beside a hog / without, per core left"
