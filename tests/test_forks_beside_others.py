@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import urllib3
 from servers.script import in_child
-from servers.scripted import ScriptedServer, ranged
+from servers.scripted import ScriptedServer, Wait, ok, ranged
 
 import zfast
 
@@ -103,3 +105,35 @@ def test_a_loop_that_does_not_run(scripted: Start) -> None:
         assert read() == "value"
     finally:
         loop.close()
+
+
+class Forked(BaseException):
+    """What the handler of a signal raises in the child that it forked."""
+
+
+def test_a_handler_that_forks_amid_a_wait(scripted: Start) -> None:
+    """The child is not to wait for what goes on in its parent."""
+    done = threading.Event()
+    server = scripted(lambda _: [Wait(done), ok(b"value")])
+
+    def work() -> int:
+        children = []
+
+        def fork(*_: Any) -> None:
+            pid = os.fork()
+            if pid == 0:
+                raise Forked
+            children.append(pid)
+
+        signal.signal(signal.SIGUSR1, fork)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        try:
+            zfast.Client(server.url, deadline=2).get("key")
+        except Forked:
+            os._exit(7)
+        except zfast.DeadlineError:
+            pass
+        return os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1])
+
+    assert in_child(work, timeout=20) == 7
+    done.set()

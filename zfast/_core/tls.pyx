@@ -29,8 +29,7 @@ from zfast._core.extern.pthread cimport (
     SIG_BLOCK,
     SIG_SETMASK,
     pthread_sigmask,
-    sigpending,
-    sigwait,
+    zfast_take_broken_pipe,
 )
 from zfast._core.extern.sockets cimport POLLIN, POLLOUT, SHUT_RDWR, shutdown, zfast_acknowledge
 from zfast._core.tls_sessions cimport enter_session, leave_session, openssl
@@ -196,13 +195,7 @@ cdef bint tls_block_broken_pipes(sigset_t* before) noexcept nogil:
 
 cdef void tls_unblock_broken_pipes(const sigset_t* before) noexcept nogil:
     # One that came meanwhile is not to reach it later.
-    cdef sigset_t broken_pipes, pending
-    cdef int taken
-    sigpending(&pending)
-    if sigismember(&pending, SIGPIPE):
-        sigemptyset(&broken_pipes)
-        sigaddset(&broken_pipes, SIGPIPE)
-        sigwait(&broken_pipes, &taken)
+    zfast_take_broken_pipe()
     pthread_sigmask(SIG_SETMASK, before, NULL)
 
 

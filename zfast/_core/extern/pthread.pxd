@@ -31,7 +31,28 @@ cdef extern from "<sched.h>" nogil:
 
 cdef extern from "<signal.h>" nogil:
     int pthread_sigmask(int, const sigset_t*, sigset_t*)
-    int sigpending(sigset_t*)
-    int sigwait(const sigset_t*, int*)
     int SIG_BLOCK
     int SIG_SETMASK
+
+# A SIGPIPE that is pending is taken, and not delivered; without one it returns at once. macOS has
+# no wait that can: there one that came to the whole process may be another thread's before.
+cdef extern from * nogil:
+    """
+    #include <signal.h>
+    #include <time.h>
+    static inline void zfast_take_broken_pipe(void) {
+        sigset_t broken_pipes;
+        sigemptyset(&broken_pipes);
+        sigaddset(&broken_pipes, SIGPIPE);
+    #ifdef __APPLE__
+        sigset_t pending;
+        int taken;
+        sigpending(&pending);
+        if (sigismember(&pending, SIGPIPE)) sigwait(&broken_pipes, &taken);
+    #else
+        struct timespec at_once = {0, 0};
+        sigtimedwait(&broken_pipes, NULL, &at_once);
+    #endif
+    }
+    """
+    void zfast_take_broken_pipe()
