@@ -121,7 +121,8 @@ def test_the_lead_breaks_and_the_object_has_another_size(
 
     server = scripted(handle)
     assert client_of(server).get("key", (0, MOST)) == BODY
-    assert server.requests[-1].range == f"bytes=0-{MOST - 1}"
+    # Anywhere among them: the server may notice later what was given up before.
+    assert [request.range for request in server.requests].count(f"bytes=0-{MOST - 1}") == 1
 
 
 @pytest.mark.parametrize("answers", ["chunked", "total unknown", "as it should"])
