@@ -74,7 +74,6 @@ LAYERS = (
         "zfast.loops",
         "zfast.planner",
         "zfast.proxies",
-        "zfast.relay",
         "zfast.runtime",
     ),
     ("zfast.connections",),

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import urllib3
 from servers.scripted import (
     Action,
+    BelowTLS,
     Fin,
     KeyUpdate,
     Renegotiate,
     Request,
     Reset,
     ScriptedServer,
+    Stall,
     Tunnel,
     Wait,
     ok,
@@ -33,8 +36,8 @@ from urllib3.util.ssl_ import create_urllib3_context
 import zfast
 from zfast import Client
 from zfast.connections import leases
+from zfast.connections.relay import Relay
 from zfast.connections.sessions import session_over
-from zfast.relay import Relay
 
 Start = Callable[..., ScriptedServer]
 
@@ -93,6 +96,22 @@ class Alike(socket.socket):
             raise ssl.SSLWantReadError from None
 
 
+class Heard:
+    """Who is told of sessions, and does not care."""
+
+    def session_ended(self, lease_id: int, fault: bytes, refuses: bool) -> None:
+        pass
+
+    def content_held(self, lease_id: int, held: bool) -> None:
+        pass
+
+
+def attached(relay: Relay, lease: int, session: Any) -> socket.socket:
+    far = relay.attach(lease, session, Heard())
+    relay.begin(lease)
+    return far
+
+
 def test_a_session_that_fails_unforeseen_ends_alone(caplog: pytest.LogCaptureFixture) -> None:
     """As a TLS implementation of somebody else's may, which urllib3 takes as well."""
 
@@ -112,7 +131,7 @@ def test_a_session_that_fails_unforeseen_ends_alone(caplog: pytest.LogCaptureFix
             for kind, pair in zip((Unforeseen, Alike), pairs, strict=True)
         ]
         far, other = (
-            stack.enter_context(relay.attach(lease, session, lambda: None))
+            stack.enter_context(attached(relay, lease, session))
             for lease, session in enumerate(sessions)
         )
         far.settimeout(10)
@@ -185,6 +204,25 @@ def test_a_stream_of_pyopenssl_that_is_cut(
         client.get("key")
 
 
+@pytest.mark.usefixtures("by_pyopenssl")
+def test_what_breaks_a_session_of_pyopenssl(
+    scripted: Start, tls_ca: trustme.CA, tls_context: ssl.SSLContext, tls_ca_file: str
+) -> None:
+    broken: list[Action] = [ok(LARGE).wire()[:9000], BelowTLS(bytes(99)), Stall()]
+    server = scripted([broken], tls=tls_context)
+    client = Client(server.url, ca_certs=tls_ca_file, retries=0)
+    with pytest.raises(zfast.ConnectionFailedError, match=r"TLS session failed \(\w+ \w+"):
+        client.get("key")
+    asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls_ca.issue_cert("127.0.0.1").configure_cert(asking)
+    tls_ca.configure_trust(asking)
+    asking.verify_mode = ssl.CERT_REQUIRED
+    client = Client(scripted(echo, tls=asking).url, ca_certs=tls_ca_file, retries=9)
+    with pytest.raises(zfast.ConnectionFailedError, match="certificate required") as raised:
+        client.get("key")
+    assert raised.value.attempts == 1
+
+
 def test_a_thread_that_does_not_start_is_started_with_the_next_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -199,8 +237,8 @@ def test_a_thread_that_does_not_start_is_started_with_the_next_session(
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refuse)
             with pytest.raises(RuntimeError, match="can't start"):
-                relay.attach(0, session, lambda: None)
-        with relay.attach(1, session, lambda: None) as far:
+                attached(relay, 0, session)
+        with attached(relay, 1, session) as far:
             far.settimeout(10)
             theirs.send(b"more")
             assert far.recv(9) == b"more"
@@ -408,7 +446,8 @@ def test_a_connection_with_half_a_request_is_not_given_back(
         url = f"https://127.0.0.1:{listening.getsockname()[1]}"
         client = Client(url, pool_manager=manager, retries=0)
         try:
-            client.put("key", LARGE[:150_000])
+            with pytest.raises(zfast.ResponseError, match="before it had all of the content"):
+                client.put("key", LARGE[:150_000])
             given_back(client, manager, url)
         finally:
             answered.set()

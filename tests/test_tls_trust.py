@@ -101,6 +101,7 @@ def test_a_client_certificate(
     assert len(server.requests) == 1
 
 
+@pytest.mark.usefixtures("tls_path")
 def test_a_client_certificate_that_is_asked_for_and_not_there(
     scripted: Start, tls_ca: trustme.CA, tls_ca_file: str
 ) -> None:

@@ -47,15 +47,28 @@ class Calls:
             It came out of its pool and may have been closed by the server meanwhile.
         clean_end : bool
             The end of its stream can be believed (false for TLS by way of Python, until
-            close_notify was seen).
+            `session_ended` has told of it).
         session : int
             The address of its TLS session, see `zfast._core.tls_sessions.session_of`; 0 for none.
         address : int
             Tells the addresses of the host apart, where it has several; 0 for the only one.
         """
 
-    def believe_end(self, lease_id: int) -> None:
-        """The end of the stream that the lease will see next is the one that the peer meant."""
+    def session_ended(self, lease_id: int, fault: bytes, refuses: bool) -> None:
+        """Tell how a relayed session ended, before the end of its stream is to be seen.
+
+        Parameters
+        ----------
+        lease_id : int
+            The lease.
+        fault : bytes
+            What broke it, UTF-8; b"" for close_notify.
+        refuses : bool
+            The peer will not have us, however often it is asked.
+        """
+
+    def content_held(self, lease_id: int, held: bool) -> None:
+        """Tell whether what the server says next it says before it had all that was sent to it."""
 
     def dial_failed(
         self, origin_id: int, code: int, error: int, no_descriptor: bool, detail: bytes

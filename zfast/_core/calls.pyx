@@ -8,6 +8,14 @@ from libcpp.string cimport string
 from posix.unistd cimport getpid
 
 from zfast._core.engine cimport Engine
+from zfast._core.exchange cimport (
+    ENDING_CLEAN,
+    ENDING_FAULT,
+    ENDING_REFUSAL,
+    ENDING_UNKNOWN,
+    Ending,
+    Exchange,
+)
 from zfast._core.extern.pthread cimport (
     pthread_cond_signal,
     pthread_cond_wait,
@@ -201,7 +209,7 @@ cdef class Calls:
             It came out of its pool and may have been closed by the server meanwhile.
         clean_end : bool
             The end of its stream can be believed (false for TLS by way of Python, until
-            close_notify was seen).
+            `session_ended` has told of it).
         session : int
             The address of its TLS session, see `zfast._core.tls_sessions.session_of`; 0 for none.
         address : int
@@ -218,7 +226,8 @@ cdef class Calls:
         lease.used = used
         lease.relayed = not clean_end
         lease.address = address
-        lease.exchange.end_of_stream_is_clean.store(clean_end)
+        lease.exchange.ending.store(ENDING_CLEAN if clean_end else ENDING_UNKNOWN)
+        lease.exchange.content_held.store(False)
         if session:
             transport_over_session(&lease.exchange.transport, fd, <void*>session)
         else:
@@ -230,12 +239,37 @@ cdef class Calls:
         scheduler_adopt(s, lease, monotonic())
         pthread_mutex_unlock(&s.lock)
 
-    def believe_end(self, long long lease_id):
-        """The end of the stream that the lease will see next is the one that the peer meant."""
+    def session_ended(self, long long lease_id, bytes fault, bint refuses):
+        """Tell how a relayed session ended, before the end of its stream is to be seen.
+
+        Parameters
+        ----------
+        lease_id : int
+            The lease.
+        fault : bytes
+            What broke it, UTF-8; b"" for close_notify.
+        refuses : bool
+            The peer will not have us, however often it is asked.
+        """
+        cdef Scheduler* s = self.engine.scheduler
+        cdef string text = fault
+        cdef Ending ending = ENDING_CLEAN
+        cdef Exchange* exchange
+        if not text.empty():
+            ending = ENDING_REFUSAL if refuses else ENDING_FAULT
+        pthread_mutex_lock(&s.lock)
+        if s.leases_by_id.count(lease_id):
+            exchange = &s.leases_by_id[lease_id].exchange
+            exchange.session_fault.swap(text)
+            exchange.ending.store(ending)
+        pthread_mutex_unlock(&s.lock)
+
+    def content_held(self, long long lease_id, bint held):
+        """Tell whether what the server says next it says before it had all that was sent to it."""
         cdef Scheduler* s = self.engine.scheduler
         pthread_mutex_lock(&s.lock)
         if s.leases_by_id.count(lease_id):
-            s.leases_by_id[lease_id].exchange.end_of_stream_is_clean.store(True)
+            s.leases_by_id[lease_id].exchange.content_held.store(held)
         pthread_mutex_unlock(&s.lock)
 
     def dial_failed(

@@ -28,6 +28,12 @@ cdef enum Phase:
     PHASE_CONTENT
     PHASE_DRAIN                     # nothing more is wanted, the connection is
 
+cdef enum Ending:                   # of a stream
+    ENDING_UNKNOWN                  # anybody may have cut it
+    ENDING_CLEAN                    # if it ends, then as the peer meant it
+    ENDING_FAULT                    # the session broke: `session_fault` says how
+    ENDING_REFUSAL                  # ... in that the peer will not have us
+
 cdef cppclass Exchange:
     Transport transport
     Parser parser
@@ -52,7 +58,10 @@ cdef cppclass Exchange:
     size_t drained
     bint answered                   # a byte of the response has come
     bint reusable                   # after the conclusion: the connection may carry another request
-    atomic[int] end_of_stream_is_clean  # said by the relay, before the end comes
+    # Said by the relay, each before that which it is about comes.
+    atomic[int] ending              # an Ending
+    string session_fault            # whole before `ending` points to it
+    atomic[int] content_held        # the server has answered, and not had all of the content
     Conclusion conclusion
     Status code
     double begun

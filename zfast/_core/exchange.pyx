@@ -113,7 +113,8 @@ cdef bint exchange_conclude_as_judged(Exchange* exchange) noexcept nogil:
         return exchange_conclude(exchange, CONCLUDED_REDIRECT, STATUS_OK)
     if meaning == MEANS_FAILURE:
         return exchange_conclude(exchange, CONCLUDED_FAILURE, exchange.verdict.code)
-    if meaning == MEANS_DONE and exchange.sent < exchange_to_send(exchange):
+    if meaning == MEANS_DONE and (
+            exchange.sent < exchange_to_send(exchange) or exchange.content_held.load()):
         # It cannot have written what it does not have.
         exchange.request.detail = string(b"the server answered before it had all of the content")
         return exchange_fail(exchange, STATUS_PROTOCOL)

@@ -3,10 +3,14 @@
 Never blocks; each step moves what can be moved now.
 """
 
+from libc.errno cimport EPROTO
 from libcpp.string cimport string
 
 from zfast._core.exchange cimport (
     CONCLUDED_LOST,
+    ENDING_CLEAN,
+    ENDING_FAULT,
+    ENDING_REFUSAL,
     JOINED_CONTENT,
     PHASE_CONTENT,
     PHASE_DRAIN,
@@ -175,15 +179,6 @@ cdef bint _receive_direct(Exchange* exchange, size_t size) noexcept nogil:
     return exchange_malformed(exchange) if event == ERROR else False
 
 
-cdef bint _on_end_of_stream(Exchange* exchange) noexcept nogil:
-    cdef Event event
-    if exchange.parser.head.framing == UNTIL_EOF and (
-            not exchange.end_of_stream_is_clean.load()):
-        return exchange_break(exchange, STATUS_TRUNCATED)
-    event = http1_eof(&exchange.parser)
-    return exchange_end(exchange, True) if event == END else exchange_malformed(exchange)
-
-
 cdef bint _on_fault(Exchange* exchange) noexcept nogil:
     # A record that cannot be, or an alert: another connection may do better, but not where it is
     # us that the server refuses.
@@ -194,7 +189,17 @@ cdef bint _on_fault(Exchange* exchange) noexcept nogil:
     return exchange_break(exchange, STATUS_TLS_FAILED)
 
 
+cdef void _take_fault(Exchange* exchange) noexcept nogil:
+    # Of a relayed session, as one of our own would have noted it.
+    cdef int ending = exchange.ending.load()
+    if ending >= ENDING_FAULT:
+        exchange.transport.error = EPROTO
+        exchange.transport.fault = exchange.session_fault.c_str()
+        exchange.transport.is_refusal = ending == ENDING_REFUSAL
+
+
 cdef bint _on_reset(Exchange* exchange) noexcept nogil:
+    _take_fault(exchange)
     exchange.request.error = exchange.transport.error
     if exchange.phase == PHASE_DRAIN:
         exchange.reusable = False
@@ -204,6 +209,17 @@ cdef bint _on_reset(Exchange* exchange) noexcept nogil:
     return exchange_break(
         exchange, STATUS_TRUNCATED if exchange.phase == PHASE_CONTENT else STATUS_RESET
     )
+
+
+cdef bint _on_end_of_stream(Exchange* exchange) noexcept nogil:
+    cdef int ending = exchange.ending.load()
+    cdef Event event
+    if ending >= ENDING_FAULT:
+        return _on_reset(exchange)
+    if exchange.parser.head.framing == UNTIL_EOF and ending != ENDING_CLEAN:
+        return exchange_break(exchange, STATUS_TRUNCATED)
+    event = http1_eof(&exchange.parser)
+    return exchange_end(exchange, True) if event == END else exchange_malformed(exchange)
 
 
 cdef bint _receive(

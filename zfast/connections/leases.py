@@ -34,10 +34,10 @@ from zfast.connections.opening import (
     open_connection,
 )
 from zfast.connections.origins import Origin, all_connections, origins
+from zfast.connections.relay import Relay
 from zfast.connections.sessions import session_over
 from zfast.errors import ConfigurationError
 from zfast.locations.http import HTTPLocation
-from zfast.relay import Relay
 
 __all__ = ["relayed", "tls_fallback"]
 
@@ -157,6 +157,10 @@ def _lend(calls: Calls, lease: _Lease, used: bool) -> None:
             session,
             zlib.crc32(lease.address.encode()) or 1,
         )
+        if lease.far is not None:
+            # Not before there is somebody to be told of the session's end.
+            assert _relay is not None
+            _relay.begin(lease_id)
     except BaseException:
         _take_back(lease_id)
         raise
@@ -184,7 +188,7 @@ def _attach(calls: Calls, lease_id: int, tls: Any, why: str) -> socket.socket:
         _relay = _relay or Relay()
         _relayed += 1
         _relayed_for = why
-    return _relay.attach(lease_id, session_over(tls), lambda: calls.believe_end(lease_id))
+    return _relay.attach(lease_id, session_over(tls), calls)
 
 
 # ------------------------------------------------------------------------------------ giving back

@@ -13,12 +13,24 @@ from typing import Any
 
 from urllib3.util.ssltransport import SSLTransport
 
-__all__ = ["Session", "session_over"]
+__all__ = ["Session", "fault_of", "session_over"]
 
 # What is in one at most (RFC 8446, section 5.1).
 _RECORD = 16 << 10
 # Not before OpenSSL 3.
 _IGNORE_UNEXPECTED_EOF = int(getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0))
+# What a peer says that does not like our certificate, or that we have none: see _core.tls.
+_REFUSALS = (
+    "bad certificate",
+    "unsupported certificate",
+    "certificate revoked",
+    "certificate expired",
+    "certificate unknown",
+    "illegal parameter",
+    "unknown ca",
+    "access denied",
+    "certificate required",
+)
 
 
 class Session:
@@ -166,9 +178,14 @@ class SessionOfPyOpenSSL(Session):
             raise ssl.SSLWantWriteError from None
         except self._errors.ZeroReturnError:
             raise ssl.SSLZeroReturnError from None
-        except self._errors.Error as error:
+        except self._errors.SysCallError as error:
             # An end without close_notify among them.
-            raise ssl.SSLError(*error.args) from error
+            raise ConnectionResetError(*error.args) from error
+        except self._errors.Error as error:
+            failed = ssl.SSLError(ssl.SSL_ERROR_SSL, str(error))
+            # A queue of (library, function, reason), and what is first is what happened first.
+            failed.reason = next((reason for *_, reason in (error.args or ((),))[0]), "")
+            raise failed from error
 
 
 def session_over(sock: Any) -> Session:
@@ -180,6 +197,20 @@ def session_over(sock: Any) -> Session:
         return SessionOfPyOpenSSL(sock, pyopenssl.OpenSSL.SSL)
     known = isinstance(sock, ssl.SSLSocket)
     return Session(sock, not known or _may_be_cut(sock.context.options))
+
+
+def fault_of(error: OSError) -> tuple[str, bool]:
+    """What broke a session, and whether the peer will not have us, however often it is asked.
+
+    The text is "" where nothing below HTTP did: the connection was lost, or cut.
+    """
+    ends = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+    if not isinstance(error, ssl.SSLError) or isinstance(error, ends):
+        return "", False
+    reason = (error.reason or "a TLS protocol error").replace("_", " ").lower()
+    if reason == "unexpected eof while reading":
+        return "", False
+    return reason, reason.partition(" alert ")[2] in _REFUSALS
 
 
 def _may_be_cut(options: int) -> bool:

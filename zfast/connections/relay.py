@@ -16,22 +16,34 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["Relay"]
+from zfast.connections.sessions import Session, fault_of
+
+__all__ = ["Relay", "Told"]
 
 _log = logging.getLogger("zfast")
 
 _BLOCK = 256 << 10
 
 
+class Told(Protocol):
+    """Who hears what the bytes of a session do not say: `zfast._core.calls.Calls`."""
+
+    def session_ended(self, lease_id: int, fault: bytes, refuses: bool) -> None: ...
+
+    def content_held(self, lease_id: int, held: bool) -> None: ...
+
+
 class _Session:
     """One TLS session and the near end of its socket pair."""
 
-    def __init__(self, tls: Any, near: socket.socket, ended: Callable[[], None]) -> None:
+    def __init__(self, lease: int, tls: Session, near: socket.socket, told: Told) -> None:
+        self.lease = lease
         self.tls = tls
         self.near = near
-        self.ended = ended
+        self.told = told
+        self.held = False
         self.to_engine = memoryview(b"")
         self.to_server = memoryview(b"")
         self.tls_reads = True
@@ -57,28 +69,34 @@ class _Session:
 
     def at_rest(self) -> bool:
         """Whether nothing is on its way, so that somebody else may go on with the session."""
-        if self.to_server or self.to_engine or self.read_wants != selectors.EVENT_READ:
-            return False
+        return not (
+            self.to_engine or self.read_wants != selectors.EVENT_READ or self._holds_content()
+        )
+
+    def _holds_content(self) -> bool:
+        # Or the end of what there will be of it.
         try:
-            self.near.recv(1, socket.MSG_PEEK)
+            return bool(self.to_server) or self.near.recv(1, socket.MSG_PEEK) is not None
         except BlockingIOError:
-            return True
+            return False
         except OSError:
-            pass
-        return False
+            return True
 
     def pass_on(self) -> bool:
         """Move what can be moved; False when the session is over."""
         try:
             try:
                 self._pass_to_server()
-            except (OSError, ssl.SSLError):
+            except OSError:
                 # A server that takes no more may have said why.
                 self._pass_to_engine()
                 raise
             return self._pass_to_engine()
-        except (OSError, ssl.SSLError):
+        except OSError as error:
             # Anything but close_notify: the engine sees an end that it must not believe.
+            fault, refuses = fault_of(error)
+            if fault:
+                self.told.session_ended(self.lease, fault.encode(), refuses)
             return False
 
     def _pass_to_server(self) -> None:
@@ -114,13 +132,21 @@ class _Session:
             if self.failure is not None:
                 raise self.failure
             if self.closed:
-                self.ended()
+                self.told.session_ended(self.lease, b"", False)
                 return False
             if not self.tls_reads:
                 return True
             self.to_engine = memoryview(self._received())
-            if not self.to_engine and self.failure is None and not self.closed:
+            if self.to_engine:
+                self._say_what_is_held()
+            elif self.failure is None and not self.closed:
                 return True
+
+    def _say_what_is_held(self) -> None:
+        held = self._holds_content()
+        if held != self.held:
+            self.held = held
+            self.told.content_held(self.lease, held)
 
     def _received(self) -> bytes:
         """All that the session has now.
@@ -162,18 +188,17 @@ class Relay:
         self._wakes.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ)
 
-    def attach(self, lease: int, tls: Any, ended: Callable[[], None]) -> socket.socket:
-        """Begin to relay a session.
+    def attach(self, lease: int, tls: Session, told: Told) -> socket.socket:
+        """Take a session over, to be relayed from `begin` on.
 
         Parameters
         ----------
         lease : int
-            What `detach` will name it by.
-        tls : object
-            An open, non-blocking session with `fileno`, and `recv` and `send` like those of
-            `ssl.SSLSocket`; only close_notify may look like the end of a stream, any other raises.
-        ended : callable
-            Called before the engine sees the end of a stream that close_notify ended.
+            What the other methods, and `told`, name it by.
+        tls : Session
+            Open, and nobody else's until `detach`.
+        told : Told
+            Hears of each thing before the engine sees what it is about.
 
         Returns
         -------
@@ -189,9 +214,13 @@ class Relay:
         far, near = socket.socketpair()
         for end in (far, near):
             end.setblocking(False)
-        session = _Session(tls, near, ended)
-        self._run(lambda: self._begin(lease, session))
+        session = _Session(lease, tls, near, told)
+        self._run(lambda: self._sessions.update({lease: session}))
         return far
+
+    def begin(self, lease: int) -> None:
+        """Relay a session, whose end can be told of from here on."""
+        self._run(lambda: self._serve(lease))
 
     def detach(self, lease: int) -> bool:
         """Stop relaying a session, before its TLS socket is used or closed by anybody else.
@@ -247,7 +276,7 @@ class Relay:
             for key, _ in self._selector.select():
                 if key.fileobj is self._woken:
                     self._do_jobs()
-                elif key.data in self._sessions:
+                else:
                     self._serve(key.data)
 
     def _do_jobs(self) -> None:
@@ -256,12 +285,11 @@ class Relay:
         while self._todo:
             self._todo.popleft()()
 
-    def _begin(self, lease: int, session: _Session) -> None:
-        self._sessions[lease] = session
-        self._serve(lease)
-
     def _serve(self, lease: int) -> None:
-        session = self._sessions[lease]
+        session = self._sessions.get(lease)
+        if session is None:
+            # Detached meanwhile.
+            return
         try:
             goes_on = session.pass_on()
             if goes_on:
