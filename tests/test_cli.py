@@ -88,13 +88,16 @@ def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes
         (":9", (None, 9)),
         (":", (None, None)),
         ("-16:", (-16, None)),
+        ("-0:", (0, 0)),
     ],
 )
 def test_byte_range(text: str, byte_range: tuple[int | None, int | None]) -> None:
     assert cli._byte_range(text) == byte_range
 
 
-@pytest.mark.parametrize("text", ["", "5", "a:b", "9:3", "1:2:3", "-5:-2", "-5:3", ":-3", "0x1:"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "a:b", "9:3", "1:2:3", "-5:-2", "-5:3", ":-3", "0x1:", "-0:3"]
+)
 def test_byte_range_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         cli._byte_range(text)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.caddy import Caddy
+from servers.nginx import Nginx
+from servers.processes import ChildServer
+from servers.pythonhttp import PythonHTTP
 from servers.scripted import Reply, ScriptedServer, ok, redirect, status
 from servers.site import Site
 
@@ -84,6 +89,25 @@ def test_a_directory_by_way_of_another_origin(scripted: Callable[..., ScriptedSe
     with pytest.raises(zfast.ResponseError, match="directory"):
         zfast.FastStore(server.url)["group"]
     assert not page.requests
+
+
+@pytest.mark.parametrize("kind", [Caddy, PythonHTTP, Nginx])
+def test_a_directory_of_a_server_behind_one_that_takes_a_prefix_off(
+    start: Callable[..., Any], tmp_path: Path, kind: type[ChildServer]
+) -> None:
+    """It redirects to what its own name is, where the one in front has something else."""
+    (tmp_path / "back/a").mkdir(parents=True)
+    (tmp_path / "back/a/k").write_bytes(b"value")
+    (tmp_path / "front/a").mkdir(parents=True)
+    (tmp_path / "front/a/index.html").write_bytes(b"<html>somebody else's</html>")
+    back = start(kind, tmp_path / "back")
+    extra = f"location /data/ {{ proxy_pass {back.url}/; }}"
+    front = start(Nginx, tmp_path / "front", autoindex=False, extra=extra)
+    store = zfast.FastStore(f"{front.url}/data")
+    assert store["a/k"] == b"value"
+    assert "a" not in store
+    with pytest.raises(zfast.ResponseError, match="directory"):
+        store["a"]
 
 
 async def test_there_is_nothing_below_a_file(site: Site) -> None:

@@ -154,7 +154,7 @@ def test_only_bytes_are_assigned(
     assert objects == OBJECTS
 
 
-@pytest.mark.parametrize("key", ["", "a/"])
+@pytest.mark.parametrize("key", ["", "a/", ".", "a/.", "a/..", ".."])
 def test_a_directory_is_not_assigned(writable: FastStore, key: str) -> None:
     with pytest.raises(ValueError, match="cannot name an object"):
         writable[key] = b""

@@ -292,3 +292,30 @@ def test_a_server_that_takes_no_writes(request: pytest.FixtureRequest, site: str
         assert error.status in (405, 501)
         assert isinstance(error, PermissionError)
     assert client.get("key") == b"data"
+
+
+def test_what_is_refused_is_not_deleted(scripted: Scripted) -> None:
+    """Not even by who takes that for missing: the object is still there."""
+    server = scripted([status(403), status(404), status(410)])
+    client = client_of(server, missing_status=(403, 404, 410))
+    assert failure(AccessError, client.delete, "key").status == 403
+    client.delete("key")
+    client.delete("key")
+
+
+@pytest.mark.parametrize("key", ["", "a/"])
+def test_an_object_is_deleted_and_no_directory(scripted: Scripted, key: str) -> None:
+    server = scripted(ranged({"a/b": b""}))
+    with pytest.raises(ValueError, match="a directory"):
+        client_of(server).delete(key)
+    assert not server.requests
+
+
+@pytest.mark.parametrize("key", ["../a", "a/../b", "./a", "a/."])
+def test_nothing_is_written_where_servers_resolve_a_key(scripted: Scripted, key: str) -> None:
+    server = scripted(ranged({}))
+    client = client_of(server)
+    for call in (lambda: client.put(key, b""), lambda: client.delete(key)):
+        with pytest.raises(ValueError, match="segment"):
+            call()
+    assert not server.requests

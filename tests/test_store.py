@@ -350,7 +350,7 @@ async def test_a_key_that_names_a_directory_is_missing(nginx: Site) -> None:
     nginx.write({"a/b": b"1"})
     store = FastStore(nginx.url, read_only=False)
     prototype = default_buffer_prototype()
-    for key in ("", "a/"):
+    for key in ("", "a/", ".", "a/.", "a/b/..", ".."):
         assert await store.get(key, prototype) is None
         assert store.get_sync(key) is None
         assert await store.get_partial_values(prototype, [(key, None)]) == [None]

@@ -195,7 +195,7 @@ class KeyMapping(MutableMapping[str, bytes]):
         contents = []
         for key, value in items:
             if not names_object(key):
-                raise ValueError(f"{key!r} cannot name an object: it is empty or ends at a slash")
+                raise ValueError(f"{key!r} cannot name an object, but only a directory")
             contents.append((key, self._content(value)))
         return contents
 

@@ -38,12 +38,23 @@ def _byte_range(text: str) -> ByteRange:
         colon = ""
     if not colon:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form A:B, A:, :B or -N:")
-    if start is not None and start < 0:
+    if start_text.startswith("-"):
         if end is not None:
             raise argparse.ArgumentTypeError(f"{text!r}: a suffix has no end")
     elif end is not None and end < (start or 0):
         raise argparse.ArgumentTypeError(f"{text!r}: the end lies before the start")
+    if start == 0 and start_text.startswith("-"):
+        # No suffix of theirs is empty: it would be the whole.
+        return 0, 0
     return start, end
+
+
+def _key(text: str) -> str:
+    from zfast.collector import names_object
+
+    if not names_object(text):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot name an object, but only a directory")
+    return text
 
 
 def _mebibytes(text: str) -> int:
@@ -331,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
 
     get = commands.add_parser("get", help="write the bytes of a key to standard output or a file")
     get.add_argument("url", metavar="URL")
-    get.add_argument("key", metavar="KEY")
+    get.add_argument("key", metavar="KEY", type=_key)
     get.add_argument("-o", "--output", metavar="FILE", help="where to (default: standard output)")
     get.add_argument(
         "--range",

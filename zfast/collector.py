@@ -29,11 +29,11 @@ _MISSING = int(Status.MISSING)
 
 
 def names_object(key: object) -> bool:
-    """Whether a key can name an object; an empty one, or one with a slash at its end, cannot.
+    """Whether a key can name an object; one whose last segment is empty, "." or ".." cannot.
 
-    They lead to directories, whose index pages must not pass for values.
+    They lead to directories (RFC 3986, section 5.2.4), whose index pages must not pass for values.
     """
-    return isinstance(key, str) and key != "" and not key.endswith("/")
+    return isinstance(key, str) and key.rpartition("/")[2] not in ("", ".", "..")
 
 
 class Read(asyncio.Future["Body | None"]):

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
 from zfast.errors import ListingError, ZfastError
-from zfast.locations.listing import Listing
+from zfast.locations import CADDY_FILE_LIMIT, Listing
 from zfast.operations import NewBatch, Operations, Steps, fields_of, first_failure
 
 __all__ = ["ZARR_2_DOCUMENTS", "Directories"]
@@ -42,6 +43,16 @@ def _is_probe(key: str) -> bool:
     return key.rpartition("/")[2].startswith(_PROBE)
 
 
+@dataclass
+class _Tree:
+    """The keys that begin with a prefix, and the directories that may have such."""
+
+    keys: list[str] = field(default_factory=list)
+    directories: list[str] = field(default_factory=list)
+    # One whose page may not show all that is in it.
+    cut: str | None = None
+
+
 class Directories:
     """The directories below a location, as far as its server has such.
 
@@ -59,13 +70,18 @@ class Directories:
 
     def list_prefix(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """All keys that begin with `prefix`."""
-        keys, _ = yield from self._walk(prefix, new_batch)
-        return [key for key in keys if not _is_probe(key)]
+        tree = yield from self._walk(prefix, new_batch)
+        if tree.cut is not None:
+            raise self._cut_listing(tree.cut)
+        return [key for key in tree.keys if not _is_probe(key)]
 
     def list_dir(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """Bare names of what is directly below `prefix`."""
         prefix = prefix.rstrip("/")
-        (page,) = yield from self._pages([f"{prefix}/" if prefix else ""], new_batch)
+        directory = f"{prefix}/" if prefix else ""
+        (page,) = yield from self._pages([directory], new_batch)
+        if page is not None and page.may_be_cut:
+            raise self._cut_listing(directory)
         return [name for name, _ in page or () if not _is_probe(name)]
 
     def is_empty(self, prefix: str, new_batch: NewBatch, *, writable: bool) -> Steps[bool]:
@@ -76,25 +92,39 @@ class Directories:
         # A document, which pages may not show, answers it without a walk and without pages.
         if (yield from self._with_documents([prefix], new_batch)):
             return False
-        keys, directories = yield from self._walk_even_if_absent(prefix, writable, new_batch)
-        below = [directory for directory in directories if directory != prefix]
-        return all(map(_is_probe, keys)) and not (yield from self._with_documents(below, new_batch))
+        tree = yield from self._walk_even_if_absent(prefix, writable, new_batch)
+        below = [directory for directory in tree.directories if directory != prefix]
+        if not all(map(_is_probe, tree.keys)) or (
+            yield from self._with_documents(below, new_batch)
+        ):
+            return False
+        if tree.cut is not None:
+            raise self._cut_listing(tree.cut)
+        return True
 
     def delete_dir(self, prefix: str, new_batch: NewBatch) -> Steps[None]:
         """Delete the keys of a directory, "" or with a slash at its end, and what is left of it."""
         if prefix and any(name in ("", ".", "..") for name in prefix.split("/")[:-1]):
             # Servers take these out of a path, percent-encoded too: another directory would go.
             raise ValueError(f"{prefix!r} is no directory's name below the base URL")
-        keys, directories = yield from self._walk_even_if_absent(prefix, True, new_batch)
-        if not directories:
-            return
-        keys = [key for key in keys if not _is_probe(key)]
+        tree = yield from self._walk_even_if_absent(prefix, True, new_batch)
+        while tree.directories:
+            yield from self._delete_tree(prefix, tree, new_batch)
+            if tree.cut is None:
+                return
+            # The rest of the page shows when what was on it has gone.
+            before, tree = tree, (yield from self._walk(prefix, new_batch))
+            if tree == before:
+                raise self._cut_listing(before.cut or "")
+
+    def _delete_tree(self, prefix: str, tree: _Tree, new_batch: NewBatch) -> Steps[None]:
+        keys = [key for key in tree.keys if not _is_probe(key)]
         yield from self._operations.delete_many(keys, new_batch)
         # The base stays. A directory goes with all that is in it (RFC 4918, section 9.6.1): those
         # below, and what an index page does not show.
         depth = max(prefix.count("/"), 1)
         place = self._place
-        left = [(d, place.directory_target(d)) for d in directories if d.count("/") == depth]
+        left = [(d, place.directory_target(d)) for d in tree.directories if d.count("/") == depth]
         if not prefix:
             left += [(key, place.target(key)) for key in ZARR_2_DOCUMENTS.difference(keys)]
         batch = new_batch()
@@ -108,25 +138,29 @@ class Directories:
                 raise self._operations.error(batch, index, name, method="DELETE")
             _log.debug("DELETE of %s: status %d, it stays", place.display(name), status)
 
-    def _walk(self, prefix: str, new_batch: NewBatch) -> Steps[tuple[list[str], list[str]]]:
-        # The keys that begin with it, and the directories that may have such.
-        top = prefix.rpartition("/")[0]
-        keys: list[str] = []
-        found: list[str] = []
-        directories = [f"{top}/" if top else ""]
+    def _walk(self, prefix: str, new_batch: NewBatch) -> Steps[_Tree]:
+        above = prefix.rpartition("/")[0]
+        top = f"{above}/" if above else ""
+        tree = _Tree()
+        directories = [top]
         while directories:
             now, directories = directories[:_LISTED_AT_ONCE], directories[_LISTED_AT_ONCE:]
             pages = yield from self._pages(now, new_batch)
-            for directory, page in zip(now, pages, strict=True):
+            listed = list(zip(now, pages, strict=True))
+            gone = [directory for directory, page in listed if page is None and directory != top]
+            yield from self._assure_disappearance(gone, new_batch)
+            for directory, page in listed:
                 if page is not None:
-                    found.append(directory)
+                    tree.directories.append(directory)
+                if page is not None and page.may_be_cut:
+                    tree.cut = directory
                 for name, is_dir in page or ():
                     key = directory + name
                     if is_dir and (f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/")):
                         directories.append(f"{key}/")
                     elif not is_dir and key.startswith(prefix):
-                        keys.append(key)
-        return keys, found
+                        tree.keys.append(key)
+        return tree
 
     def _pages(
         self, directories: Sequence[str], new_batch: NewBatch
@@ -171,6 +205,18 @@ class Directories:
         if held:
             raise self._no_listing(held[0], _NOT_FOUND)
 
+    def _assure_disappearance(self, directories: Sequence[str], new_batch: NewBatch) -> Steps[None]:
+        # Since they were listed: what is listed still, and is not there, may be hidden from us.
+        if not directories:
+            return
+        above = [directory[:-1].rpartition("/")[0] for directory in directories]
+        parents = sorted({f"{parent}/" if parent else "" for parent in above})
+        pages = yield from self._pages(parents, new_batch)
+        for parent, page in zip(parents, pages, strict=True):
+            for name, is_dir in page or ():
+                if is_dir and f"{parent}{name}/" in directories:
+                    raise self._no_listing(f"{parent}{name}/", _NOT_FOUND)
+
     def _with_documents(self, directories: Sequence[str], new_batch: NewBatch) -> Steps[list[str]]:
         # The directories in which there is a document of zarr's, whatever pages show. One that is
         # refused (nginx is often told to keep dot files to itself) is there for nobody.
@@ -198,7 +244,7 @@ class Directories:
 
     def _walk_even_if_absent(
         self, prefix: str, writable: bool, new_batch: NewBatch
-    ) -> Steps[tuple[list[str], list[str]]]:
+    ) -> Steps[_Tree]:
         try:
             return (yield from self._walk(prefix, new_batch))
         except ListingError as error:
@@ -218,7 +264,7 @@ class Directories:
                 return all(entry.name != name for entry in page)
         return False
 
-    def _walk_written(self, prefix: str, new_batch: NewBatch) -> Steps[tuple[list[str], list[str]]]:
+    def _walk_written(self, prefix: str, new_batch: NewBatch) -> Steps[_Tree]:
         # Nothing that is read tells a base that is absent from one that does not list. But to write
         # there makes the directory, whose page then has that key and whatever else there is: a
         # mount that does not list goes on to answer 404.
@@ -226,15 +272,15 @@ class Directories:
         probe = f"{prefix}{_PROBE}{secrets.token_hex(8)}"
         try:
             yield from self._operations.put_many([(probe, b"listed?")], False, new_batch)
-            keys, directories = yield from self._walk(prefix, new_batch)
-            if probe not in keys:
+            tree = yield from self._walk(prefix, new_batch)
+            if probe not in tree.keys:
                 raise self._no_listing(prefix, 200)
         except ZfastError:
             yield from self._forget_probe(probe, new_batch)
             raise
         yield from self._forget_probe(probe, new_batch)
-        keys.remove(probe)
-        return keys, directories
+        tree.keys.remove(probe)
+        return tree
 
     def _forget_probe(self, probe: str, new_batch: NewBatch) -> Steps[None]:
         try:
@@ -253,6 +299,15 @@ class Directories:
         if page is None:
             raise self._no_listing(directory, outcome["status"])
         return page
+
+    def _cut_listing(self, directory: str) -> ListingError:
+        return ListingError(
+            f"its index page has {CADDY_FILE_LIMIT} entries, after which Caddy ends one; set "
+            "file_server { browse { file_limit N } } to more than there are",
+            url=self._place.display(directory) if directory else self._place.url,
+            status=200,
+            method="GET",
+        )
 
     def _no_listing(self, directory: str, status: int) -> ListingError:
         reason = (

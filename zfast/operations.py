@@ -44,6 +44,7 @@ _OK, _MISSING, _CHANGED, _CANCELLED = (
     int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED)
 )
 _BAD_REQUEST = 400
+_DOT_SEGMENTS = frozenset((".", ".."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +274,7 @@ class Operations:
         self, items: Sequence[tuple[str, Any]], if_absent: bool, new_batch: NewBatch
     ) -> Steps[bool]:
         """False where `if_absent` kept one from being written."""
+        _check_below([key for key, _ in items])
         batch = new_batch(fail_fast=True)
         origin = self.origin()
         targets: list[bytes] = []
@@ -299,15 +301,26 @@ class Operations:
 
     def delete_many(self, keys: Sequence[str], new_batch: NewBatch) -> Steps[None]:
         """Silent where missing."""
+        _check_below(keys)
         batch = new_batch(fail_fast=True)
         origin = self.origin()
         targets = [self.location.target(key) for key in keys]
+        for key, target in zip(keys, targets, strict=True):
+            if target.partition(b"?")[0].endswith(b"/"):
+                raise ValueError(f"{key!r} names a directory, and all that is in it would go")
         for target in targets:
             batch.add(self.policy, origin, _DELETE, target)
         yield from self._change(batch, targets)
         failed = first_failure(batch)
         if failed is not None:
             raise self.error(batch, failed, keys[failed], method="DELETE")
+
+
+def _check_below(keys: Iterable[str]) -> None:
+    # Servers take these out of a path, percent-encoded too: something else would change.
+    for key in keys:
+        if not _DOT_SEGMENTS.isdisjoint(key.split("/")):
+            raise ValueError(f"{key!r} has a segment . or .., which no server keeps as it is")
 
 
 def fields_of(head: bytes) -> dict[str, str]:

@@ -42,13 +42,14 @@ cdef inline size_t _path_size(const string* target) noexcept nogil:
     return min(target.find(b"?"), target.size())
 
 
-cdef bint _has_slash_more(const string* target, const string* other) noexcept nogil:
-    # Whether the path of the one is that of the other and a slash, however they are written:
-    # servers merge slashes, and encode what they redirect to in ways of their own.
+cdef bint _has_slash_more(
+    const string* target, const string* other, size_t other_at
+) noexcept nogil:
+    # Whether the path of the one is that of the other, from there on, and a slash, however they are
+    # written: servers merge slashes, and encode what they redirect to in ways of their own.
     cdef size_t past = _path_size(target)
     cdef size_t other_past = _path_size(other)
     cdef size_t at = 0
-    cdef size_t other_at = 0
     if past < 2 or dereference(target)[past - 1] != c"/":
         return False
     while past > 0 and dereference(target)[past - 1] == c"/":
@@ -61,8 +62,15 @@ cdef bint _has_slash_more(const string* target, const string* other) noexcept no
 
 
 cdef bint _names_directory(Request* request, const string* target) noexcept nogil:
-    # Servers answer for a directory by sending to its index page, which is no value of a key.
-    return request.profile.keys_only and _has_slash_more(target, &request.target)
+    # Servers answer for a directory by sending to its index page, which is no value of a key. One
+    # that stands behind another does not know of what that has taken off the path.
+    cdef size_t at
+    if not request.profile.keys_only:
+        return False
+    for at in range(_path_size(&request.target)):
+        if request.target[at] == c"/" and _has_slash_more(target, &request.target, at):
+            return True
+    return False
 
 
 cdef bint _names_file(Request* request, const string* target) noexcept nogil:
@@ -70,7 +78,7 @@ cdef bint _names_file(Request* request, const string* target) noexcept nogil:
     # another redirect the slash is the server's own, and what was asked for may be a key.
     return (
         request.profile.keys_only and request.retries.redirects == 1
-        and _has_slash_more(&request.target, target)
+        and _has_slash_more(&request.target, target, 0)
     )
 
 

@@ -155,6 +155,12 @@ cdef Verdict _judge_unsatisfiable(
     return verdict if total < 0 or wanted.start >= total else _failure(STATUS_RANGE_MISMATCH)
 
 
+cdef inline bint _may_miss(Method method, int status) noexcept nogil:
+    # A PUT writes, or has failed; and what is refused to a DELETE, which a reader may take for
+    # missing, is still there.
+    return method in (METHOD_GET, METHOD_HEAD) or method == METHOD_DELETE and status in (404, 410)
+
+
 cdef inline bint _redirects(int status) noexcept nogil:
     return status in (301, 302, 303, 307, 308)
 
@@ -172,7 +178,7 @@ cdef Verdict judge(
     cdef int status = head.status
     cdef bint reads = method == METHOD_GET
     if 0 <= status < STATUS_LIMIT:
-        if policy.flags[status] & POLICY_MISSING and method != METHOD_PUT:
+        if policy.flags[status] & POLICY_MISSING and _may_miss(method, status):
             return _verdict(MEANS_MISSING)
         if policy.flags[status] & POLICY_RETRY:
             return _verdict(MEANS_RETRY)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from zfast.locations.http import HTTPLocation
-from zfast.locations.listing import Entry, Listing
+from zfast.locations.listing import CADDY_FILE_LIMIT, Entry, Listing
 
-__all__ = ["Entry", "HTTPLocation", "Listing"]
+__all__ = ["CADDY_FILE_LIMIT", "Entry", "HTTPLocation", "Listing"]

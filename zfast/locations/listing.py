@@ -14,7 +14,10 @@ from html.parser import HTMLParser
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
-__all__ = ["Entry", "Listing", "parse_listing"]
+__all__ = ["CADDY_FILE_LIMIT", "Entry", "Listing", "parse_listing"]
+
+CADDY_FILE_LIMIT = 10_000
+"""After so many entries Caddy ends a page, unless its `file_limit` is another."""
 
 
 class Entry(NamedTuple):
@@ -26,9 +29,13 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The direct children of a directory, in the server's order, each once."""
+    """The direct children of a directory, in the server's order, each once.
+
+    Some are missing, perhaps, where it `may_be_cut`.
+    """
 
     entries: tuple[Entry, ...]
+    may_be_cut: bool = False
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries)
@@ -74,9 +81,14 @@ def parse_listing(
         links = None
     if links is None:
         return None
+    # Its pages do not say so; those of others have no such limit.
+    may_be_cut = (
+        len(links) == CADDY_FILE_LIMIT and media_type == "application/json" and (_is_by_caddy(text))
+    )
     directory = _segments(directory_target.partition(b"?")[0])
     children = (_child(link, directory, origin) for link in links)
-    return Listing(tuple(dict.fromkeys(child for child in children if child is not None)))
+    entries = tuple(dict.fromkeys(child for child in children if child is not None))
+    return Listing(entries, may_be_cut)
 
 
 # nginx, Apache (and lighttpd); http.server. "/" begins the directory's path: an ordinary page
@@ -163,6 +175,10 @@ def _links_of_json(text: str) -> list[str] | None:
         return None
     links = [_link_of_row(row) for row in rows]
     return None if None in links else [link for link in links if link is not None]
+
+
+def _is_by_caddy(text: str) -> bool:
+    return all("is_dir" in row for row in json.loads(text))
 
 
 def _link_of_row(row: Any) -> str | None:
