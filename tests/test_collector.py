@@ -266,6 +266,20 @@ async def test_closing_as_completed_cancels_the_rest(
     await asyncio.to_thread(server.wait_for, lambda: len(server.open_connections) <= 1)
 
 
+async def test_what_as_completed_has_handed_over_it_lets_go_of(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    """Whoever reads more than there is memory for drops each value before the next."""
+    reader = Reader(scripted(lambda request: ok(b"1")).url)
+    reads = reader.collector.as_completed([(str(key), None) for key in range(50)], 2)
+    indexes, most = [], 0
+    async for index, _ in reads:
+        indexes.append(index)
+        most = max(most, sum(type(known) is Read for known in gc.get_objects()))
+    assert sorted(indexes) == list(range(50))
+    assert most < 10
+
+
 # ------------------------------------------------------------------------ loops, threads, processes
 
 

@@ -188,23 +188,26 @@ class Collector:
             raise ValueError(f"{most} reads at once: it has to be at least 1")
         completed: asyncio.Queue[Any] = asyncio.Queue()
         places: dict[Any, int] = {}
-        waiting = iter(items)
+        waiting = enumerate(items)
 
         def begin(count: int | None) -> None:
-            for key, byte_range in itertools.islice(waiting, count):
+            for index, (key, byte_range) in itertools.islice(waiting, count):
                 read = self.read(key, byte_range)
                 read.add_done_callback(completed.put_nowait)
-                places[read] = len(places)
+                places[read] = index
 
         try:
             begin(most)
-            arrived = 0
-            while arrived < len(places):
+            while places:
                 done = await completed.get()
-                arrived += 1
                 # At once, whether or not the caller comes back for more before long.
                 begin(1)
-                yield places[done], done.result()
+                # What has been handed over is the caller's alone: he may read more than there is
+                # memory for.
+                index, body = places.pop(done), done.result()
+                del done
+                yield index, body
+                del body
         finally:
             for read in places:
                 # Looked at, so that asyncio does not report a failure that came after the first.
