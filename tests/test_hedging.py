@@ -103,6 +103,24 @@ def test_the_second_answer_is_first(
     assert client.get("held/not") == OBJECT
 
 
+def test_what_is_written_says_nothing_of_when_a_read_is_late(scripted: Scripted) -> None:
+    written = threading.Event()
+
+    def on_head(request: Request) -> None:
+        if request.method == "PUT":
+            written.wait(1)
+
+    held = Held(scripted, Stall(), ok(OBJECT), on_head=on_head)
+    client = held.client()
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(client.put, f"warm/{at}", OBJECT) for at in range(8)]:
+            assert done.result()
+    begun = time.monotonic()
+    assert client.get("held") == OBJECT
+    assert time.monotonic() - begun < 1
+    assert hedges(client) == (1, 1)
+
+
 def test_the_first_answer_is_first_all_the_same(scripted: Scripted) -> None:
     gate = threading.Event()
     held = Held(scripted, [Wait(gate), ok(OBJECT)], Stall())

@@ -34,10 +34,12 @@ cdef void governor_start(Governor* governor) noexcept nogil:
 
 
 cdef void governor_answered(Governor* governor, double first_byte, int most) noexcept nogil:
-    # It bore the request; `most` is what is asked of it at once at most.
+    # It bore the request; `most` is what is asked of it at once at most. A first byte before 0 is of
+    # a request that says nothing of how long others take.
     governor.refused = 0
-    latency_note(&governor.latency, first_byte)
-    governor.unseen += 1
+    if first_byte >= 0:
+        latency_note(&governor.latency, first_byte)
+        governor.unseen += 1
     if governor.latency.total >= FEWEST_ANSWERS and (
             governor.late == 0 or governor.unseen >= SOME_ANSWERS):
         governor.unseen = 0

@@ -42,6 +42,8 @@ from zfast._core.retry cimport MISHAP_CONNECT, MISHAP_OTHER, MISHAP_READ, MISHAP
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport NOBODY, Request_ptr, origin_in_flight, wake
 from zfast._core.types cimport (
+    METHOD_GET,
+    METHOD_HEAD,
     STATUS_BAD_STATUS,
     STATUS_CHANGED,
     STATUS_CONNECT_FAILED,
@@ -179,18 +181,22 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
     cdef Exchange* exchange = &lease.exchange
     cdef Request* request = lease.request
     cdef Conclusion conclusion = exchange.conclusion
+    cdef double first_byte
     cdef bint waits
     if _leaves_it(s, lease, now):
         return
     lease_drop_twin(s, lease)
     count(&request.profile.counters.hedge_wins, exchange.hedges and request.claimant == exchange)
     if exchange.answered:
-        record_time(request.profile.counters.first_byte, exchange.first_byte - exchange.begun)
-        _note_first_byte(lease.origin, exchange.first_byte - exchange.begun)
+        first_byte = exchange.first_byte - exchange.begun
+        record_time(request.profile.counters.first_byte, first_byte)
+        if request.method in (METHOD_GET, METHOD_HEAD):
+            _note_first_byte(lease.origin, first_byte)
+        else:
+            # What is written takes as long as it is large: a read is late before that.
+            first_byte = -1
         if conclusion != CONCLUDED_STATUS:
-            governor_answered(
-                &lease.origin.governor, exchange.first_byte - exchange.begun, s.max_in_flight
-            )
+            governor_answered(&lease.origin.governor, first_byte, s.max_in_flight)
     lease_lose(s, lease)
     # Where it failed, a retry goes elsewhere.
     request.avoided = lease.address if conclusion in (CONCLUDED_BROKEN, CONCLUDED_STATUS) else 0
