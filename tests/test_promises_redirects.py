@@ -67,6 +67,10 @@ LOCATIONS = [
     ("/caf\xc3\xa9", "/caf%C3%A9"),
     ("", "/base/folder/key?access=1"),
     ("  /b  ", "/b"),
+    ("/x/../b", "/b"),
+    ("/b/./c/.", "/b/c/"),
+    ("{origin}/x/../b/..", "/"),
+    ("/.b/..c/d.?x=/../y", "/.b/..c/d.?x=/../y"),
 ]
 
 

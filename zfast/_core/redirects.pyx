@@ -42,6 +42,21 @@ cdef inline size_t _path_size(const string* target) noexcept nogil:
     return min(target.find(b"?"), target.size())
 
 
+cdef bint _has_dot_segments(const string* target) noexcept nogil:
+    # RFC 3986, section 5.2.4: they are taken out of a reference before it is asked for.
+    cdef size_t past = _path_size(target)
+    cdef size_t end
+    cdef size_t at = target.find(b"/.")
+    while at < past:
+        end = at + 2
+        if end < past and dereference(target)[end] == c".":
+            end += 1
+        if end == past or dereference(target)[end] == c"/":
+            return True
+        at = target.find(b"/.", at + 1)
+    return False
+
+
 cdef bint _has_slash_more(
     const string* target, const string* other, size_t other_at
 ) noexcept nogil:
@@ -127,7 +142,8 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
             dereference(location)[authority.size()] == c"/"):
         location.erase(0, authority.size())
     if location.size() and dereference(location)[0] == c"/" and location.compare(
-            0, 2, b"//") and http1_is_target(location.data(), location.size()):
+            0, 2, b"//") and http1_is_target(location.data(), location.size()) and (
+            not _has_dot_segments(location)):
         if _names_directory(request, location):
             _refuse_directory(s, request)
             return
