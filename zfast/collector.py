@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zfast import loops
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
-from zfast.planner import Span, bounds, grouped, span
+from zfast.planner import Span, grouped, span, within
 
 if TYPE_CHECKING:
     from zfast._core.buffers import Body
@@ -101,7 +101,7 @@ class _Flight:
         """Settle the reads of a completed request; -1 is the batch as a whole."""
         operations, batch = self._operations, self._batch
         if index < 0:
-            operations.ignores_ranges = operations.ignores_ranges or batch.range_ignored
+            operations.learn(batch)
             return
         if index not in self._served:
             return
@@ -113,7 +113,9 @@ class _Flight:
                 continue
             if body is not None:
                 exact = read.wanted == wanted
-                read.set_result(body if exact else body.part(*bounds(read.wanted, len(body))))
+                read.set_result(
+                    body if exact else body.part(*within(read.wanted, wanted, len(body)))
+                )
             elif batch.code(index) == _MISSING:
                 read.set_result(None)
             else:

@@ -21,7 +21,7 @@ from zfast._core.types import Method, Status
 from zfast.connections import Connections
 from zfast.errors import ZfastError, error_for
 from zfast.locations.http import HTTPLocation
-from zfast.planner import bounds, grouped, span
+from zfast.planner import grouped, span, within
 
 __all__ = [
     "NewBatch",
@@ -43,7 +43,7 @@ _GET, _HEAD, _PUT, _DELETE = (int(m) for m in (Method.GET, Method.HEAD, Method.P
 _OK, _MISSING, _CHANGED, _CANCELLED = (
     int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED)
 )
-_BAD_REQUEST = 400
+_PARTIAL, _BAD_REQUEST = 206, 400
 _DOT_SEGMENTS = frozenset((".", ".."))
 
 
@@ -134,6 +134,17 @@ class Operations:
                 for target in targets:
                     self._indexes.forget(target)
 
+    def learn(self, batch: Batch) -> None:
+        """Note whether the origin ignored the ranges of a complete batch, or knows them after all.
+
+        What is not in a cache on the way often comes whole, and one key of many may be made anew.
+        """
+        if batch.range_ignored:
+            self.ignores_ranges = True
+        elif self.ignores_ranges:
+            statuses = (batch.outcome(index)["status"] for index in range(len(batch)))
+            self.ignores_ranges = _PARTIAL not in statuses
+
     def error(
         self, batch: Batch, index: int, key: str, byte_range: Any = None, method: str = "GET"
     ) -> ZfastError:
@@ -149,7 +160,7 @@ class Operations:
             if (yield from self.is_below_file(key, batch.outcome(0)["status"], new_batch)):
                 return None
             raise self.error(batch, 0, key, byte_range)
-        self.ignores_ranges = self.ignores_ranges or batch.range_ignored
+        self.learn(batch)
         return batch.body(0)
 
     def get_many(
@@ -181,7 +192,7 @@ class Operations:
         results: list[Any] = batch.bodies()
         for index in failures:
             results[index] = self.error(batch, index, *items[index])
-        self.ignores_ranges = self.ignores_ranges or batch.range_ignored
+        self.learn(batch)
         return results
 
     def _get_grouped(
@@ -203,7 +214,9 @@ class Operations:
             for at in members:
                 if isinstance(result, Body):
                     exact = asked == wanted[at]
-                    found[at] = result if exact else result.part(*bounds(wanted[at], len(result)))
+                    found[at] = (
+                        result if exact else result.part(*within(wanted[at], asked, len(result)))
+                    )
                 elif result is not None:
                     found[at] = self.error(batch, index, *items[at])
         return found
