@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -229,6 +230,40 @@ def test_a_connection_class_that_fails(scripted: Start) -> None:
     assert server.connections == []
 
 
+def test_a_connection_class_whose_error_is_its_own_cause(scripted: Start) -> None:
+    class Failing(HTTPConnection):
+        def connect(self) -> None:
+            error = OSError("no luck today")
+            raise error from error
+
+    server = scripted(echo)
+    manager = urllib3.PoolManager()
+    manager.connection_from_url(server.url).ConnectionCls = Failing
+    with pytest.raises(zfast.ConnectionFailedError, match="no luck today"):
+        Client(server.url, pool_manager=manager, retries=0, deadline=30).get("key")
+
+
+@pytest.mark.parametrize("way", ["create_connection", "_new_conn"])
+def test_a_program_that_has_names_lead_elsewhere(
+    scripted: Start, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    def resolved(host: str, port: int, *rest: Any) -> Any:
+        hosts = ("127.0.0.2", "127.0.0.3") if host == "data.example" else (host,)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts]
+
+    def connected(address: tuple[str, int], *rest: Any, **options: Any) -> Any:
+        assert address[0] == "data.example"
+        return socket.create_connection(("127.0.0.1", address[1]))
+
+    server = scripted(echo)
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    if way == "create_connection":
+        monkeypatch.setattr(urllib3.util.connection, way, connected)
+    else:
+        monkeypatch.setattr(HTTPConnection, way, lambda own: connected((own.host, own.port)))
+    assert Client(f"http://data.example:{server.port}").get("key") == b"key"
+
+
 def test_a_manager_that_keeps_few_pools(scripted: Start) -> None:
     servers = [scripted(echo) for _ in range(4)]
     manager = urllib3.PoolManager(num_pools=1)
@@ -258,6 +293,22 @@ def test_a_forwarding_proxy_gets_the_whole_url_and_its_headers(scripted: Start) 
     (request,) = proxy.requests
     assert request.field("Host") == "origin.example:8080"
     assert request.field("X-A") == "b"
+
+
+def test_fields_of_a_forwarding_proxy_are_sent_as_urllib3_sends_them(scripted: Start) -> None:
+    proxy = scripted(proxied)
+    manager = urllib3.ProxyManager(proxy.url, proxy_headers={"Proxy-Authorization": b"Basic YTpi"})
+    Client("http://origin.example/base", pool_manager=manager).get("k")
+    assert proxy.requests[0].field("Proxy-Authorization") == "Basic YTpi"
+
+
+@pytest.mark.parametrize("fields", [{"X-A": "a\r\nX-B: b"}, {"X A": "a"}, {"X-A": "€"}], ids=str)
+def test_a_field_of_a_proxy_that_cannot_be_sent(scripted: Start, fields: dict[str, str]) -> None:
+    proxy = scripted(proxied)
+    manager = urllib3.ProxyManager(proxy.url, proxy_headers=fields)
+    with pytest.raises(zfast.ConfigurationError, match="of the proxy cannot be sent"):
+        Client("http://origin.example/base", pool_manager=manager).get("k")
+    assert proxy.requests == []
 
 
 def test_a_redirect_stays_with_the_proxy(scripted: Start) -> None:

@@ -93,10 +93,11 @@ def _dial(calls: Calls, origin_id: int) -> None:
         address = open_connection(pool, connection, origin.scheme, timeout)
         _lend(calls, _Lease(origin_id, pool, connection, address), used)
     except BaseException as error:
-        code, number, detail = opening.explain(error)
-        if origin.proxy:
-            detail = f"through the {origin.proxy}: {detail}"
+        code, number, detail = Status.CONNECT_FAILED, 0, type(error).__name__
         try:
+            code, number, detail = opening.explain(error)
+            if origin.proxy:
+                detail = f"through the {origin.proxy}: {detail}"
             if connection is not None:
                 connection.close()
                 _put_back(pool, connection)

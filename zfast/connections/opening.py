@@ -27,7 +27,7 @@ from urllib3.exceptions import (
     ProxyError,
     SSLError,
 )
-from urllib3.util.connection import allowed_gai_family
+from urllib3.util import connection as util_connection
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from zfast import runtime
@@ -165,9 +165,15 @@ class _Spread:
     def __init__(self, connection: Any) -> None:
         self.address = ""
         self._connection = connection
-        # A class that opens its connections in its own way (SOCKS, a socket of Unix) is let be.
+        # A class that opens its connections in its own way (SOCKS, a socket of Unix) is let be, and
+        # so is a program that has put its own in place of urllib3's, and wants to see the name.
         own = getattr(type(connection), "_new_conn", None)
-        self._ours = own is HTTPConnection._new_conn and "_new_conn" not in vars(connection)
+        self._ours = (
+            own is HTTPConnection._new_conn
+            and "_new_conn" not in vars(connection)
+            and getattr(own, "__module__", "") == HTTPConnection.__module__
+            and util_connection.create_connection.__module__ == util_connection.__name__
+        )
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
@@ -255,7 +261,9 @@ def _addresses_of(host: str, port: int) -> list[str]:
         if _single_until.get((host, port), now) > now:
             return []
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, allowed_gai_family(), socket.SOCK_STREAM)
+        found = socket.getaddrinfo(
+            host.strip("[]"), port, util_connection.allowed_gai_family(), socket.SOCK_STREAM
+        )
     except (OSError, UnicodeError):
         # urllib3 finds out as well, and has words for it.
         return []
@@ -347,7 +355,10 @@ def _number(error: BaseException) -> int:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    seen: list[BaseException] = []
+    # An error may be its own cause, or that of its cause.
+    while error is not None and not any(error is other for other in seen):
+        seen.append(error)
         yield error
         error = error.__cause__ or error.__context__
 

@@ -12,6 +12,7 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 
 from zfast import runtime
 from zfast._core.engine import Engine
+from zfast._core.request_head import check_field_value, check_token
 from zfast.config import setting
 from zfast.connections.managers import (
     EnvironmentManagers,
@@ -99,7 +100,7 @@ class Connections:
             # A forwarding proxy wants the whole URL (RFC 9112, 3.2.2), and to know who asks.
             prefix = authority
             for name, value in (pool.proxy_headers or {}).items():
-                fields += f"{name}: {value}\r\n".encode("latin-1")
+                fields += _field_line(name, value)
         limit = pool.pool.maxsize if pool.block and pool.pool is not None else 0
         engine.add_origin(origin.id, authority, fields, prefix, limit)
 
@@ -119,6 +120,20 @@ class Connections:
 def tunnels(pool: Any, scheme: str) -> bool:
     """Whether the pool's proxy is asked for a tunnel (CONNECT) to an origin of this scheme."""
     return connection_requires_http_tunnel(pool.proxy, pool.proxy_config, scheme)
+
+
+def _field_line(name: Any, value: Any) -> bytes:
+    # As http.client takes them; neither may end its line. The value may be a credential.
+    try:
+        encoded_name, encoded = (
+            text if isinstance(text, bytes) else str(text).encode("latin-1")
+            for text in (name, value)
+        )
+        check_token(encoded_name)
+        check_field_value(encoded)
+    except ValueError as error:
+        raise ConfigurationError(f"header {name!r} of the proxy cannot be sent: {error}") from None
+    return encoded_name + b": " + encoded + b"\r\n"
 
 
 all_connections: weakref.WeakSet[Connections] = weakref.WeakSet()
