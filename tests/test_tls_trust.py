@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -78,6 +79,36 @@ def test_ca_certs_of_two_clients_do_not_mix(
     with pytest.raises(zfast.ConnectionFailedError):
         Client(server.url, ca_certs=str(other)).get("key")
     assert len(server.requests) == 1
+
+
+def test_a_bundle_is_read_once_for_all_connections(
+    scripted: Start, tls_ca: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(context: ssl.SSLContext, *arguments: Any, **named: Any) -> None:
+        loaded.append(context)
+        real(context, *arguments, **named)
+
+    loaded: list[ssl.SSLContext] = []
+    real = ssl.SSLContext.load_verify_locations
+    server = scripted(echo, tls=served(tls_ca, "127.0.0.1"))
+    bundle = tmp_path / "bundle.pem"
+    tls_ca.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", load)
+    client = Client(server.url, ca_certs=str(bundle))
+    keys = [str(number) for number in range(100)]
+    assert client.get_many([(key, None) for key in keys]) == [key.encode() for key in keys]
+    server.wait_for(lambda: len(server.connections) > 1)
+    assert len(loaded) == 1
+
+
+def test_ca_certs_that_holds_no_certificate(
+    scripted: Start, tls_ca: trustme.CA, tmp_path: Path
+) -> None:
+    server = scripted(echo, tls=served(tls_ca, "127.0.0.1"), strict=False)
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("nothing")
+    with pytest.raises(zfast.ConnectionFailedError):
+        Client(server.url, ca_certs=str(bundle), retries=0).get("key")
 
 
 def test_ca_certs_that_is_no_file() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
+from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 import urllib3
+from urllib3.util.ssl_ import ALPN_PROTOCOLS, create_urllib3_context
 
 from zfast.errors import ConfigurationError
 from zfast.proxies import Proxies, Proxy
@@ -59,26 +62,32 @@ class OwnManager:
 
 
 class EnvironmentManagers:
-    """One for the origins without a proxy, and one for each proxy.
+    """One for the origins without a proxy, and one for each proxy; for https others than for http.
 
     Parameters
     ----------
     proxies : Proxies
         What the environment said when the client was made.
+    ca_certs : str, optional
+        Path of a bundle of CA certificates to trust instead of the system's.
     **options
         Of each `urllib3.PoolManager`.
     """
 
-    def __init__(self, proxies: Proxies, **options: Any) -> None:
+    def __init__(self, proxies: Proxies, ca_certs: str | None = None, **options: Any) -> None:
         self._proxies = proxies
+        self._ca_certs = ca_certs
         self._options = options
-        self._managers: dict[Proxy | None, PoolManager] = {}
+        self._managers: dict[tuple[Proxy | None, bool], PoolManager] = {}
+        self._tls: dict[str, Any] | None = None
 
     def leading_to(self, scheme: str, host: str, port: int) -> PoolManager:
         proxy = self._proxies.leading_to(scheme, host, port)
-        manager = self._managers.get(proxy)
+        has_tls = scheme == "https" or (proxy is not None and proxy.url.startswith("https:"))
+        manager = self._managers.get((proxy, has_tls))
         if manager is None:
-            manager = self._managers[proxy] = _manager(proxy, self._options)
+            options = {**self._options, **(self._trust() if has_tls else {})}
+            manager = self._managers[proxy, has_tls] = _manager(proxy, options)
         return manager
 
     def clear(self) -> None:
@@ -88,6 +97,45 @@ class EnvironmentManagers:
     def forget(self) -> None:
         for manager in self._managers.values():
             _forget(manager)
+        # A thread of the parent that was at a handshake had the context's locks.
+        if self._tls is not None:
+            _abandoned.append(self._tls)
+        self._managers.clear()
+        self._tls = None
+
+    def _trust(self) -> dict[str, Any]:
+        if self._tls is None:
+            self._tls = _trust_in(self._ca_certs)
+        return self._tls
+
+
+# In a child: contexts of the parent's, of which nothing may run, not even a destructor.
+_abandoned: list[Any] = []
+
+
+def _trust_in(ca_certs: str | None) -> dict[str, Any]:
+    # By itself urllib3 makes a context for each connection, and reads all certificates anew: a
+    # bundle of the usual size takes 20 ms of a core each time, and the first read of 200 chunks
+    # over https took seven times as long by that.
+    try:
+        context = create_urllib3_context()
+        if type(context) is not ssl.SSLContext or type(context).__module__ != "ssl":
+            raise TypeError("pyOpenSSL, or another library in place of Python's ssl")
+        if ca_certs is None:
+            context.load_default_certs()
+        else:
+            context.load_verify_locations(ca_certs)
+        context.set_alpn_protocols(ALPN_PROTOCOLS)
+    except (OSError, TypeError):
+        # urllib3 finds out as well, and has words for it.
+        return {} if ca_certs is None else {"ca_certs": ca_certs}
+
+    def keep_alpn_protocols(protocols: Iterable[str]) -> None:
+        # urllib3 sets them for each connection, while OpenSSL copies them to another thread's.
+        pass
+
+    vars(context)["set_alpn_protocols"] = keep_alpn_protocols
+    return {"ssl_context": context}
 
 
 def _forget(manager: PoolManager) -> None:
@@ -109,7 +157,13 @@ def _manager(proxy: Proxy | None, options: dict[str, Any]) -> PoolManager:
     if proxy.is_socks:
         return _socks_manager(proxy, options)
     headers = {"Proxy-Authorization": proxy.authorization} if proxy.authorization else {}
-    return urllib3.ProxyManager(proxy.url, _POOLS, proxy_headers=headers, **options)
+    return urllib3.ProxyManager(
+        proxy.url,
+        _POOLS,
+        proxy_headers=headers,
+        proxy_ssl_context=options.get("ssl_context"),
+        **options,
+    )
 
 
 def _socks_manager(proxy: Proxy, options: dict[str, Any]) -> PoolManager:

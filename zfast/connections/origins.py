@@ -187,7 +187,6 @@ def shared(
     key = (ca_certs, connect_timeout, proxies)
     with runtime.fork_guard:
         if key not in _shared:
-            options: dict[str, Any] = {"ca_certs": ca_certs} if ca_certs is not None else {}
-            managers = EnvironmentManagers(proxies, maxsize=setting("max_concurrency"), **options)
+            managers = EnvironmentManagers(proxies, ca_certs, maxsize=setting("max_concurrency"))
             _shared[key] = Connections(managers, connect_timeout)
         return _shared[key]
