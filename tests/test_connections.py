@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,6 +243,21 @@ def test_a_connection_class_whose_error_is_its_own_cause(scripted: Start) -> Non
     manager.connection_from_url(server.url).ConnectionCls = Failing
     with pytest.raises(zfast.ConnectionFailedError, match="no luck today"):
         Client(server.url, pool_manager=manager, retries=0, deadline=30).get("key")
+
+
+def test_a_connection_that_speaks_http2(scripted: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(HTTPConnection):
+        """As urllib3's own, which takes a package that is not everywhere."""
+
+    module = SimpleNamespace(HTTP2Connection=Other)
+    monkeypatch.setitem(sys.modules, "urllib3.http2.connection", module)
+    server = scripted(echo)
+    manager = urllib3.PoolManager()
+    manager.connection_from_url(server.url).ConnectionCls = Other
+    with pytest.raises(zfast.ConnectionFailedError, match="told to speak HTTP/2") as raised:
+        Client(server.url, pool_manager=manager).get("key")
+    assert raised.value.attempts == 1
+    assert server.connections == []
 
 
 @pytest.mark.parametrize("way", ["create_connection", "_new_conn"])

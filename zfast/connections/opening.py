@@ -14,6 +14,7 @@ import io
 import re
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -103,6 +104,7 @@ def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | No
     str
         The address that it leads to, which `addresses` counts from now on; "" for none.
     """
+    _refuse_http2(connection)
     connection.timeout = timeout
     clock = _Clock(timeout)
     with _Spread(connection) as spread:
@@ -117,6 +119,13 @@ def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | No
             addresses.hold(peer, time.monotonic())
         return peer
     return spread.address
+
+
+def _refuse_http2(connection: Any) -> None:
+    # It sends a request of its own at once, whose answer would pass for the first one's.
+    module = sys.modules.get("urllib3.http2.connection")
+    if module is not None and isinstance(connection, module.HTTP2Connection):
+        raise SSLError("urllib3 was told to speak HTTP/2, and zfast speaks HTTP/1.1")
 
 
 @contextlib.contextmanager
