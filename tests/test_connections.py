@@ -245,6 +245,56 @@ def test_a_connection_class_whose_error_is_its_own_cause(scripted: Start) -> Non
         Client(server.url, pool_manager=manager, retries=0, deadline=30).get("key")
 
 
+class Counting(socket.socket):
+    """A socket that has to see what is sent and received, as one that encrypts does."""
+
+    seen = 0
+
+    def recv(self, *arguments: Any) -> bytes:
+        block = super().recv(*arguments)
+        Counting.seen += len(block)
+        return block
+
+    def recv_into(self, *arguments: Any) -> int:
+        raise NotImplementedError
+
+
+class Alike:
+    """No socket, but used like one."""
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+@pytest.mark.parametrize("kind", [Counting, Alike])
+def test_sockets_with_ways_of_their_own(scripted: Start, kind: type) -> None:
+    class Own(HTTPConnection):
+        def _new_conn(self) -> Any:
+            sock = super()._new_conn()
+            return Alike(sock) if kind is Alike else Counting(fileno=sock.detach())
+
+    def answer(request: Request) -> Iterable[Action]:
+        time.sleep(0.05)
+        return [ok(large)]
+
+    large = bytes(range(256)) * 8000
+    server = scripted(answer)
+    Counting.seen = 0
+    manager = urllib3.PoolManager()
+    manager.connection_from_url(server.url).ConnectionCls = Own
+    with Client(server.url, pool_manager=manager, retries=0) as client:
+        assert client.get("key") == client.get("key") == large
+        client.put("key", large)
+        assert server.requests[-1].body == large
+        assert client.stats()["fallback_reads"] == 3
+    assert kind is Alike or Counting.seen > 2 * len(large)
+
+
 def test_a_connection_that_speaks_http2(scripted: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     class Other(HTTPConnection):
         """As urllib3's own, which takes a package that is not everywhere."""

@@ -145,7 +145,9 @@ def _lend(calls: Calls, lease: _Lease, used: bool) -> None:
         sock: Any = lease.connection.sock
         session = 0
         sock.settimeout(0)
-        if not isinstance(sock, socket.socket) or isinstance(sock, ssl.SSLSocket):
+        if not isinstance(sock, socket.socket) or (
+            isinstance(sock, ssl.SSLSocket) or _has_own_ways(sock, socket.socket)
+        ):
             session, why = _session_of(sock)
             if why:
                 sock = lease.far = _attach(calls, lease_id, sock, why)
@@ -174,7 +176,15 @@ def tls_fallback() -> str:
 
 def _session_of(sock: Any) -> tuple[int, str]:
     why = tls_fallback()
+    if not why and isinstance(sock, ssl.SSLSocket) and _has_own_ways(sock, ssl.SSLSocket):
+        why = f"a {type(sock).__name__} sends and receives in its own way"
     return (0, why) if why else session_of(sock)
+
+
+def _has_own_ways(sock: Any, kind: type) -> bool:
+    # What urllib3 sends and receives by: who overrides that may encrypt. PySocks does not.
+    names = ("sendall", "recv_into", "makefile")
+    return any(getattr(type(sock), name) is not getattr(kind, name) for name in names)
 
 
 def _attach(calls: Calls, lease_id: int, tls: Any, why: str) -> socket.socket:
@@ -184,7 +194,7 @@ def _attach(calls: Calls, lease_id: int, tls: Any, why: str) -> socket.socket:
             "TLS goes through Python's ssl module, with the GIL, and slower than it could: %s", why
         )
     # A stream cut without close_notify must not look like one that ended.
-    tls.suppress_ragged_eofs = False
+    _suppress_ragged_eofs(tls, False)
     with runtime.fork_guard:
         _relay = _relay or Relay()
         _relayed += 1
@@ -217,8 +227,14 @@ def _take_back(lease_id: int) -> _Lease | None:
             lease.connection.close()
         lease.far.close()
         if lease.connection.sock is not None:
-            lease.connection.sock.suppress_ragged_eofs = True
+            _suppress_ragged_eofs(lease.connection.sock, True)
     return lease
+
+
+def _suppress_ragged_eofs(tls: Any, suppress: bool) -> None:
+    # Who is not of Python's ssl need not have a place for it.
+    with contextlib.suppress(AttributeError):
+        tls.suppress_ragged_eofs = suppress
 
 
 def _redirect(calls: Calls, batch_id: int, index: int) -> None:

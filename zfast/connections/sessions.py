@@ -61,11 +61,18 @@ class Session:
         OSError
             The session failed, or its end is none to believe.
         """
-        return self._believed(self._sock.recv(size))
+        try:
+            return self._believed(self._sock.recv(size))
+        except (BlockingIOError, TimeoutError):
+            # Of what is used like a session, and is a socket by itself.
+            raise ssl.SSLWantReadError from None
 
     def send(self, data: memoryview) -> int:
         """Send some of `data`; what would block is to be tried again with the same bytes."""
-        return int(self._sock.send(data))
+        try:
+            return int(self._sock.send(data))
+        except (BlockingIOError, TimeoutError):
+            raise ssl.SSLWantWriteError from None
 
     def _believed(self, received: bytes) -> bytes:
         if not received and self._may_be_cut:
