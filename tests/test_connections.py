@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import urllib3
+from servers.leaks import wait_until
 from servers.script import in_child
 from servers.scripted import (
     Action,
@@ -243,6 +244,31 @@ def test_a_connection_class_whose_error_is_its_own_cause(scripted: Start) -> Non
     manager.connection_from_url(server.url).ConnectionCls = Failing
     with pytest.raises(zfast.ConnectionFailedError, match="no luck today"):
         Client(server.url, pool_manager=manager, retries=0, deadline=30).get("key")
+
+
+def test_a_connection_class_that_does_not_close(
+    scripted: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn(HTTPConnection):
+        yields = False
+
+        def close(self) -> None:
+            was_open = self.sock is not None
+            super().close()
+            if was_open and not self.yields:
+                raise ValueError("it cannot be closed")
+
+    server = scripted(lambda request: [ok(b"x"), Fin()])
+    manager = urllib3.PoolManager(maxsize=1, block=True)
+    pool = manager.connection_from_url(server.url)
+    pool.ConnectionCls = Stubborn
+    client = Client(server.url, pool_manager=manager, retries=1)
+    for _ in range(3):
+        assert client.get("key") == b"x"
+    client.close()
+    wait_until(lambda: pool.pool is not None and pool.pool.qsize() == 1)
+    assert "it cannot be closed" in caplog.text
+    Stubborn.yields = True
 
 
 class Counting(socket.socket):

@@ -99,8 +99,7 @@ def _dial(calls: Calls, origin_id: int) -> None:
             if origin.proxy:
                 detail = f"through the {origin.proxy}: {detail}"
             if connection is not None:
-                connection.close()
-                _put_back(pool, connection)
+                _discard(pool, connection)
             if number in NO_DESCRIPTOR:
                 # Those that wait in pools for nothing in particular are worth less than this one.
                 with runtime.fork_guard:
@@ -209,10 +208,21 @@ def _put_back(pool: Any, connection: Any) -> None:
     with runtime.fork_guard:
         if pool.pool is None or (not pool.block and pool.pool.full()):
             # The pool keeps fewer than were lent; it would say so in the log for each.
-            connection.close()
+            if connection is not None:
+                connection.close()
             return
         with contextlib.suppress(ClosedPoolError):
             pool._put_conn(connection)
+
+
+def _discard(pool: Any, connection: Any) -> None:
+    closed = None
+    try:
+        connection.close()
+        closed = connection
+    finally:
+        # What cannot be closed has had its place in the pool all the same.
+        _put_back(pool, closed)
 
 
 def _take_back(lease_id: int) -> _Lease | None:
@@ -274,8 +284,9 @@ def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
                         # It broke: others of the host's addresses go first for a while.
                         with runtime.fork_guard:
                             addresses.failed(lease.address, time.monotonic())
-                    lease.connection.close()
-                _put_back(lease.pool, lease.connection)
+                    _discard(lease.pool, lease.connection)
+                else:
+                    _put_back(lease.pool, lease.connection)
             finally:
                 calls.left(lease.origin)
 
