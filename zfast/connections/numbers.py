@@ -27,6 +27,7 @@ Timeouts = urllib3.Timeout | float | None
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _MOST_RETRIES = 10**9
+_SECRET = {"authorization", "cookie", "proxy-authorization"}
 
 
 def _retry(retries: Any) -> urllib3.Retry:
@@ -98,7 +99,10 @@ def retry_statuses(retries: Retries) -> frozenset[int]:
 
 def credential_fields(retries: Retries) -> frozenset[str]:
     """Names, in lower case, of the fields that must not follow a redirect to another origin."""
-    return frozenset(name.lower() for name in _retry(retries).remove_headers_on_redirect)
+    names = frozenset(name.lower() for name in _retry(retries).remove_headers_on_redirect)
+    defaults = urllib3.Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT
+    # urllib3's own defaults became these in the course of its second version.
+    return names | _SECRET if names == {name.lower() for name in defaults} else names
 
 
 class Limits(NamedTuple):
