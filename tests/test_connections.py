@@ -635,3 +635,36 @@ def test_connections_closed_while_idle_are_replaced(scripted: Start, reset: bool
         server.close_idle(reset=reset)
     assert client.stats()["failed"] == client.stats()["retries"] == 0
     assert len(server.connections) > 5
+
+
+def test_a_managers_own_headers_retries_and_timeout(scripted: Start) -> None:
+    """They stand for what no argument says, but for what the engine writes itself."""
+    server = scripted(lambda request: [status(503)] if request.key == "busy" else [Stall()])
+    manager = urllib3.PoolManager(
+        headers={"X-A": "theirs", "X-B": "theirs", **urllib3.make_headers(keep_alive=True)},
+        retries=urllib3.Retry(2, status_forcelist=[503]),
+        timeout=urllib3.Timeout(0.1),
+    )
+    client = Client(server.url, pool_manager=manager, headers={"x-a": "ours"})
+    with pytest.raises(zfast.ResponseError, match="after 3 attempts"):
+        client.get("busy")
+    request = server.requests[0]
+    assert (request.field("X-A"), request.field("X-B")) == ("ours", "theirs")
+    for read in (
+        lambda: client.get("stalls"),
+        lambda: zfast.cat_ranges([f"{server.url}/stalls"], pool_manager=manager),
+    ):
+        with pytest.raises(zfast.DeadlineError, match="after 3 attempts"):
+            read()
+    assert server.requests[-1].field("X-B") == "theirs"
+    with pytest.raises(zfast.ResponseError, match="after 1 attempt"):
+        Client(server.url, pool_manager=manager, retries=0).get("busy")
+
+
+def test_a_manager_without_retries(scripted: Start) -> None:
+    server = scripted(lambda request: [redirect("/there") if request.key == "r" else status(503)])
+    client = Client(server.url, pool_manager=urllib3.PoolManager(retries=False))
+    for key in ("busy", "r"):
+        with pytest.raises(zfast.ResponseError):
+            client.get(key)
+    assert len(server.requests) == 2

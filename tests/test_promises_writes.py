@@ -219,6 +219,17 @@ def test_an_early_success_is_none(scripted: Scripted) -> None:
     done.set()
 
 
+@pytest.mark.parametrize("code", [404, 400, 301])
+def test_a_page_that_nobody_wants_is_not_waited_for(scripted: Scripted, code: int) -> None:
+    """What the answer means is known, long before the time for reading is over."""
+    server = scripted(lambda _: [Reply(code, bytes(1000)).cut(-500), Stall()])
+    client = client_of(server, retries=0, timeout=urllib3.Timeout(read=60), deadline=30)
+    if code == 404:
+        assert client.get("key") is None
+    else:
+        assert failure(ResponseError, client.get, "key").status == code
+
+
 def test_an_answer_whose_page_never_ends(scripted: Scripted) -> None:
     """What it says is known by then; it is not asked for again, nor waited for to the end."""
     server = scripted([Reply(201, bytes(1000)).cut(-500, Stall())])

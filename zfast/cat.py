@@ -86,12 +86,14 @@ def cat_ranges(
         raise ValueError(f"on_error is {on_error!r}, but has to be 'raise' or 'return'")
     count = len(urls)
     ranges = list(zip(_each(starts, count, "starts"), _each(ends, count, "ends"), strict=True))
-    limits = connections.time_limits(timeout)
+    usual = connections.usual_options(pool_manager)
+    retries = usual.retries if retries is None else retries
+    limits = connections.time_limits(usual.timeout if timeout is None else timeout)
     limit = setting("max_concurrency", max_concurrency)
     engine = runtime.current()
     if limit > engine.max_in_flight:
         engine.raise_limits(limit, runtime.connection_limit(limit))
-    fields = header_fields(headers)
+    fields = header_fields(headers, usual.headers)
     policy = policy_for(
         fields,
         retries,

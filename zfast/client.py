@@ -51,7 +51,8 @@ class Client:
     deadline : float, optional
         Seconds for each call as a whole, retries included; for each batch of a listing anew.
     pool_manager : urllib3.PoolManager, optional
-        Your own, with its proxies, certificates and pool sizes.
+        Your own, with its proxies, certificates and pool sizes; its headers, retries and timeout
+        stand where these are not given.
     ca_certs : str, optional
         Path of a bundle of CA certificates to trust instead of the system's.
     max_concurrency : int, optional
@@ -96,6 +97,7 @@ class Client:
         coalesce_size: int | None = None,
         suffix_ranges: bool | None = None,
     ) -> None:
+        usual = connections.usual_options(pool_manager)
         given = header_fields(headers)
         if missing_status is not None:
             missing_status = setting("missing_status", missing_status)
@@ -113,6 +115,9 @@ class Client:
             "coalesce_size": coalesce_size,
             "suffix_ranges": suffix_ranges,
         }
+        given = header_fields(headers, usual.headers)
+        retries = usual.retries if retries is None else retries
+        timeout = usual.timeout if timeout is None else timeout
         self._location = url if isinstance(url, HTTPLocation) else HTTPLocation(url)
         if self._location.authorization and "authorization" not in map(str.lower, given):
             given["Authorization"] = self._location.authorization

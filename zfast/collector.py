@@ -227,6 +227,10 @@ class Collector:
             for read in reads:
                 if not read.done():
                     read.fail(error)
+        except BaseException:
+            # A signal's handler raised, and ends the loop; but its owner may run it again.
+            turn[0].call_soon(self._depart, turn)
+            raise
 
     def _submit(self, reads: list[Read]) -> None:
         client = self._client

@@ -38,8 +38,8 @@ _RESERVED = frozenset(
 )
 
 
-def header_fields(headers: Any) -> dict[str, str]:
-    """The argument of that name as a dict.
+def header_fields(headers: Any, usual: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The argument of that name as a dict, and what a pool manager usually sends besides.
 
     Raises
     ------
@@ -59,7 +59,9 @@ def header_fields(headers: Any) -> dict[str, str]:
                 f"header {name!r} cannot be sent: name and value have to be str, but are "
                 f"{type(name).__name__} and {type(value).__name__}"
             )
-    return fields
+    named = {*map(str.lower, fields), *_RESERVED}
+    besides = {name: usual[name] for name in usual if name.lower() not in named} if usual else {}
+    return besides | fields
 
 
 def field_lines(fields: Mapping[str, str]) -> bytes:

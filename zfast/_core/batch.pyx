@@ -16,18 +16,16 @@ from cython.operator cimport dereference
 from libcpp.deque cimport deque
 from libcpp.unordered_map cimport unordered_map
 from posix.signal cimport sigset_t
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport close, getpid
 
 from zfast._core.buffers cimport Body, Pin, arena_free, arena_new, body_over, pin, slab_release
 from zfast._core.engine cimport Engine
 from zfast._core.extern.pthread cimport (
     pthread_cond_destroy,
-    pthread_cond_init,
-    pthread_cond_timedwait,
     pthread_cond_wait,
     pthread_mutex_lock,
     pthread_mutex_unlock,
+    zfast_cond_init,
 )
 from zfast._core.extern.sockets cimport MSG_DONTWAIT, recv
 from zfast._core.finishing cimport scheduler_cancel
@@ -35,7 +33,7 @@ from zfast._core.policy cimport Policy
 from zfast._core.reactor cimport reactor_attend
 from zfast._core.request cimport Request
 from zfast._core.scheduler cimport scheduler_admit, scheduler_submit
-from zfast._core.state cimport BatchState, Notices, Origin, Origin_ptr, Scheduler, monotonic
+from zfast._core.state cimport BatchState, Notices, Origin, Origin_ptr, Scheduler, monotonic, rest
 from zfast._core.tls cimport tls_block_broken_pipes, tls_unblock_broken_pipes
 from zfast._core.types cimport (
     METHOD_GET,
@@ -47,9 +45,8 @@ from zfast._core.types cimport (
     RangeKind,
 )
 
-cdef enum:
-    # How long a signal may wait for the main thread to notice it.
-    SIGNAL_CHECK_NANOSECONDS = 50_000_000
+# How long a signal may wait for the main thread to notice it.
+cdef double SIGNAL_CHECK_SECONDS = 0.05
 
 _ids = itertools.count(1)
 
@@ -165,7 +162,7 @@ cdef class Batch:
         self.state.cancelled = STATUS_OK
         self.state.entered = 0
         self.state.notices = NULL
-        pthread_cond_init(&self.state.completed, NULL)
+        zfast_cond_init(&self.state.completed)
         if waker is not None:
             self.state.notices = waker.notices
             pthread_mutex_lock(&engine.scheduler.lock)
@@ -370,7 +367,7 @@ cdef class Batch:
         if not self.state.submitted or self.engine.pid != getpid():
             raise RuntimeError("the batch was not submitted in this process")
         try:
-            if self.attend(SIGNAL_CHECK_NANOSECONDS * 1e-9):
+            if self.attend(SIGNAL_CHECK_SECONDS):
                 return
             self._wait()
         except BaseException:
@@ -482,16 +479,10 @@ cdef void _wait_until_done(Scheduler* s, BatchState* state) noexcept nogil:
 
 
 cdef bint _wait_a_while(Scheduler* s, BatchState* state) noexcept nogil:
-    cdef timespec until
     cdef bint done
-    clock_gettime(CLOCK_REALTIME, &until)
-    until.tv_nsec += SIGNAL_CHECK_NANOSECONDS
-    if until.tv_nsec >= 1_000_000_000:
-        until.tv_nsec -= 1_000_000_000
-        until.tv_sec += 1
     pthread_mutex_lock(&s.lock)
     if not state.done:
-        pthread_cond_timedwait(&state.completed, &s.lock, &until)
+        rest(&state.completed, &s.lock, SIGNAL_CHECK_SECONDS)
     done = state.done
     pthread_mutex_unlock(&s.lock)
     return done

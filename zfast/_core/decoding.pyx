@@ -23,7 +23,7 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_unlock,
 )
 from zfast._core.finishing cimport scheduler_end
-from zfast._core.index_cache cimport index_cache_forget_index
+from zfast._core.index_cache cimport index_cache_expect_whole, index_cache_forget_index
 from zfast._core.recipe cimport Chain, chain_read, chain_read_cells
 from zfast._core.request cimport Request
 from zfast._core.scatter cimport scatter_fill
@@ -190,7 +190,7 @@ cdef void _do_run(Scheduler* s, Request* request, Decoder* decoder, Status code)
     _let_go(request)
     pthread_mutex_lock(&s.lock)
     if request.range_ignored:
-        task.assembly.cache.knows_ranges = False
+        index_cache_expect_whole(task.assembly.cache)
     scheduler_end(s, request, shard_end_run(task, request, code))
 
 

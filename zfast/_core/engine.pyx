@@ -21,7 +21,6 @@ from zfast._core.extern.pthread cimport (
     SIG_SETMASK,
     pthread_cond_broadcast,
     pthread_cond_destroy,
-    pthread_cond_init,
     pthread_cond_signal,
     pthread_create,
     pthread_join,
@@ -30,6 +29,7 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
     pthread_sigmask,
+    zfast_cond_init,
 )
 from zfast._core.extern.sockets cimport POLLIN, pollfd
 from zfast._core.finishing cimport scheduler_cancel, scheduler_finish
@@ -123,8 +123,8 @@ cdef class Engine:
         self.pid = getpid()
         self.live = {}
         pthread_mutex_init(&s.lock, NULL)
-        pthread_cond_init(&s.calls_waiting, NULL)
-        pthread_cond_init(&s.jobs_waiting, NULL)
+        zfast_cond_init(&s.calls_waiting)
+        zfast_cond_init(&s.jobs_waiting)
         s.backlog = 0
         s.decoding_ends = False
         s.in_flight = s.leases = s.dialling = s.leaving = 0

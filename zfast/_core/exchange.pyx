@@ -16,6 +16,7 @@ from zfast._core.request cimport (
     request_forget_memory,
     request_grow,
     request_make_room,
+    request_shrink,
     request_undivide,
 )
 from zfast._core.response_head cimport (
@@ -437,6 +438,8 @@ cdef bint exchange_end(Exchange* exchange, bint junk) noexcept nogil:
             if size:
                 memcpy(request.memory, exchange.tail.base + exchange.tail_size - size, size)
             request.delivered = size
+        elif exchange.take < 0 and request.measured and request.pieces == NULL:
+            request_shrink(request)
     return exchange_conclude_as_judged(exchange)
 
 

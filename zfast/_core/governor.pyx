@@ -34,8 +34,8 @@ cdef void governor_start(Governor* governor) noexcept nogil:
 
 
 cdef void governor_answered(Governor* governor, double first_byte, int most) noexcept nogil:
-    # It bore the request; `most` is what is asked of it at once at most. A first byte before 0 is of
-    # a request that says nothing of how long others take.
+    # It bore the request; `most` is what is asked of it at once at most. A first byte before 0 is
+    # one that says nothing of how long others take.
     governor.refused = 0
     if first_byte >= 0:
         latency_note(&governor.latency, first_byte)

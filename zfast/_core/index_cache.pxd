@@ -34,6 +34,7 @@ cdef cppclass IndexCache:
     size_t limit
     bint knows_suffixes             # servers here answer ranges that count from the end
     bint knows_ranges               # ... and any ranges at all
+    double whole_until              # when that is to be found out anew
     unsigned long long hits
     unsigned long long misses
 
@@ -49,4 +50,6 @@ cdef void index_cache_forget(IndexCache* cache, const string* target) noexcept n
 cdef void index_cache_forget_index(
     IndexCache* cache, const string* target, const ShardIndex* index
 ) noexcept nogil
+cdef void index_cache_expect_whole(IndexCache* cache) noexcept nogil
+cdef void index_cache_expect_parts(IndexCache* cache) noexcept nogil
 cdef void index_cache_drop(IndexCache* cache, IndexEntry* entry) noexcept nogil

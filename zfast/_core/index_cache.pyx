@@ -9,6 +9,7 @@ from libcpp.string cimport string
 from libcpp.unordered_map cimport unordered_map
 
 from zfast._core.shard_index cimport ShardIndex, shard_index_release, shard_index_retain
+from zfast._core.state cimport WHOLE_SECONDS, monotonic
 
 cdef enum:
     # What an entry costs besides its pairs.
@@ -123,3 +124,15 @@ cdef void index_cache_drop(IndexCache* cache, IndexEntry* entry) noexcept nogil:
         _unlink(cache, entry)
         shard_index_release(entry.index)
     del entry
+
+
+cdef void index_cache_expect_whole(IndexCache* cache) noexcept nogil:
+    # A range was ignored: for a while no part of a chunk or shard is asked for.
+    cache.knows_ranges = False
+    cache.whole_until = monotonic() + WHOLE_SECONDS
+
+
+cdef void index_cache_expect_parts(IndexCache* cache) noexcept nogil:
+    # Before a read, unless it is too early.
+    if not cache.knows_ranges and monotonic() >= cache.whole_until:
+        cache.knows_ranges = True

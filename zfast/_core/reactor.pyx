@@ -45,6 +45,8 @@ from zfast._core.types cimport STATUS_FIRST_BYTE_TIMEOUT, STATUS_OK, STATUS_READ
 
 # What a guest waits awake, windows of 64 KiB chunks on loopback: 854 us each for 970 us asleep.
 cdef double PATIENCE_SECONDS = 200e-6
+# A connection is not worth more of the reader's time.
+cdef double DRAIN_SECONDS = 1.0
 
 
 cdef void _watch(Thread* thread, Lease* lease) noexcept nogil:
@@ -109,6 +111,9 @@ cdef double _ends_at(const Exchange* exchange) noexcept nogil:
     if _awaits_answer(exchange):
         limit = exchange.request.profile.first_byte_timeout
         since = exchange.asked
+    elif exchange.phase == PHASE_DRAIN and exchange.asked > 0:
+        # What the answer means is known: only the connection is waited for.
+        limit = fmin(limit, DRAIN_SECONDS) if limit > 0 else DRAIN_SECONDS
     return since + limit if limit > 0 else 0
 
 

@@ -109,4 +109,5 @@ cdef void request_compose(Request* request, string* out) noexcept nogil
 cdef bint request_has_all(const Request* request) noexcept nogil
 cdef bint request_make_room(Request* request, size_t size) noexcept nogil
 cdef bint request_grow(Request* request, size_t size) noexcept nogil
+cdef void request_shrink(Request* request) noexcept nogil
 cdef void request_forget_memory(Request* request) noexcept nogil

@@ -135,6 +135,17 @@ cdef bint request_grow(Request* request, size_t size) noexcept nogil:
     return True
 
 
+cdef void request_shrink(Request* request) noexcept nogil:
+    # To what came: whoever keeps many small bodies is not to keep the guesses as well.
+    cdef Slab* slab
+    if request.slab == NULL or not 0 < request.delivered < request.capacity:
+        return
+    slab = slab_grown(request.slab, request.delivered)
+    if slab != NULL:
+        request.memory = slab.base
+        request.capacity = request.delivered
+
+
 cdef void request_forget_memory(Request* request) noexcept nogil:
     slab_release(request.slab)
     request.slab = NULL

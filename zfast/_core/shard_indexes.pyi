@@ -20,7 +20,7 @@ class ShardIndexes:
         """Have the index of a shard read anew, since the shard was written."""
 
     def expect_whole_objects(self) -> None:
-        """Ask for no part of a chunk or shard any more: the servers send the whole object."""
+        """Ask for no part of a chunk or shard for a while: the servers send the whole object."""
 
     def snapshot(self) -> dict[str, int]:
         """Indexes kept, their bytes, and how often one was found there or had to be read."""

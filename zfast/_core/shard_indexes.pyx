@@ -6,7 +6,12 @@ from posix.unistd cimport getpid
 
 from zfast._core.engine cimport Engine
 from zfast._core.extern.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
-from zfast._core.index_cache cimport IndexCache, index_cache_drop, index_cache_forget
+from zfast._core.index_cache cimport (
+    IndexCache,
+    index_cache_drop,
+    index_cache_expect_whole,
+    index_cache_forget,
+)
 
 
 @cython.no_gc_clear  # letting go takes the engine
@@ -48,9 +53,9 @@ cdef class ShardIndexes:
         pthread_mutex_unlock(&self.engine.scheduler.lock)
 
     def expect_whole_objects(self):
-        """Ask for no part of a chunk or shard any more: the servers send the whole object."""
+        """Ask for no part of a chunk or shard for a while: the servers send the whole object."""
         pthread_mutex_lock(&self.engine.scheduler.lock)
-        self.cache.knows_ranges = False
+        index_cache_expect_whole(self.cache)
         pthread_mutex_unlock(&self.engine.scheduler.lock)
 
     def snapshot(self):

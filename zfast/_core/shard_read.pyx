@@ -27,6 +27,7 @@ from zfast._core.index_cache cimport (
     IndexCache,
     IndexEntry,
     index_cache_drop,
+    index_cache_expect_whole,
     index_cache_forget_index,
     index_cache_keep,
 )
@@ -324,7 +325,7 @@ cdef void shard_end_size(Task* task, Request* request, Status code) noexcept nog
         if request.wanted.kind == RANGE_SUFFIX:
             cache.knows_suffixes = False
         else:
-            cache.knows_ranges = False
+            index_cache_expect_whole(cache)
         shard_resolve(task, request, STATUS_OK, NULL)
         _again(task, FOR_CHUNK)
         scheduler_end(task.assembly.scheduler, request, STATUS_OK)

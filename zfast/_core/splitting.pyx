@@ -11,7 +11,7 @@ from libcpp.string cimport string
 from zfast._core.counters cimport count
 from zfast._core.lanes cimport lanes_enqueue
 from zfast._core.request cimport request_undivide
-from zfast._core.state cimport BatchState, Origin
+from zfast._core.state cimport WHOLE_SECONDS, BatchState, Origin, monotonic
 from zfast._core.types cimport (
     METHOD_GET,
     RANGE_BOUNDED,
@@ -28,7 +28,7 @@ from zfast._core.types cimport (
 cdef enum:
     # Parts begin at multiples of this, counted from the begin of the range.
     ALIGNMENT = 64 << 10
-    # Ranges in a row that were read anew by one request: then none is split any more.
+    # Ranges in a row that were read anew by one request: then none is split for a while.
     MOST_LOST = 2
 
 
@@ -59,10 +59,10 @@ cdef void split_plan(Scheduler* s, Request* lead) noexcept nogil:
         past = lead.expected
     elif lead.wanted.kind != RANGE_BOUNDED:
         return
-    if lead.method != METHOD_GET or (<Origin*>lead.origin).only_whole or lead.piece_count > 1:
+    if lead.method != METHOD_GET or lead.piece_count > 1:
         return
     size = <long long>_part_size(s, lead, <size_t>(past - start))
-    if size >= past - start:
+    if size >= past - start or monotonic() < (<Origin*>lead.origin).whole_until:
         return
     if lead.wanted.kind == RANGE_WHOLE:
         lead.whole = lead.expected
@@ -146,12 +146,13 @@ cdef SplitStep _conclude(Request* lead, Status* code) noexcept nogil:
     cdef Origin* origin = <Origin*>lead.origin
     cdef bint again = False
     if lead.undivided:
-        origin.only_whole = True
+        origin.whole_until = monotonic() + WHOLE_SECONDS
         return SPLIT_ENDS
     if not lead.opened:
         # Nothing is there; or there is no tag to hold the parts together.
         again = code[0] == STATUS_OK and lead.delivered > 0
-        origin.only_whole = origin.only_whole or again
+        if again:
+            origin.whole_until = monotonic() + WHOLE_SECONDS
     elif code[0] == STATUS_OK:
         origin.splits_lost = 0
         lead.delivered = <size_t>(min(lead.past, lead.object_size) - lead.wanted.start)
@@ -159,7 +160,8 @@ cdef SplitStep _conclude(Request* lead, Status* code) noexcept nogil:
         again = _reads_otherwise(code[0])
         origin.splits_lost += again
         # Replicas that each have a tag of their own never agree.
-        origin.only_whole = origin.only_whole or origin.splits_lost >= MOST_LOST
+        if origin.splits_lost >= MOST_LOST:
+            origin.whole_until = monotonic() + WHOLE_SECONDS
     if again:
         _unite(lead)
     return SPLIT_AGAIN if again else SPLIT_ENDS

@@ -15,6 +15,11 @@ from zfast._core.types cimport Status
 
 ctypedef Request* Request_ptr
 
+cdef enum:
+    # So long whole objects are asked for where parts came to nothing. What answered so may have
+    # been a cache on the way, or one object of many.
+    WHOLE_SECONDS = 60
+
 cdef cppclass Lease:
     # A connection borrowed from its urllib3 pool; `id` is what connections knows it by.
     long long id
@@ -47,7 +52,7 @@ cdef cppclass Origin:
     Endpoint endpoint
     deque[Lane*] lanes
     vector[Lease*] idle             # the most recently used, least likely stale, last
-    bint only_whole                 # ranges come to nothing there, or parts cannot be held together
+    double whole_until              # ranges come to nothing there, or parts cannot be held together
     int splits_lost                 # those in a row that came to nothing
     vector[Lease*] hedges           # whose requests are to be sent a second time
     Governor governor

@@ -3,12 +3,10 @@
 Fields that nobody sets begin as zero, False and NULL.
 """
 
-from libc.errno cimport ETIMEDOUT
 from libcpp.string cimport string
-from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
-from posix.types cimport time_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
-from zfast._core.extern.pthread cimport pthread_cond_timedwait
+from zfast._core.extern.pthread cimport zfast_cond_wait_for
 from zfast._core.extern.sockets cimport ZFAST_SEND_FLAGS, send
 from zfast._core.governor cimport governor_start
 
@@ -21,14 +19,7 @@ cdef double monotonic() noexcept nogil:
 
 cdef bint rest(pthread_cond_t* waiting, pthread_mutex_t* lock, double seconds) noexcept nogil:
     # Until there may be something to do; False when so many seconds have passed first.
-    cdef timespec until
-    clock_gettime(CLOCK_REALTIME, &until)
-    until.tv_sec += <time_t>seconds
-    until.tv_nsec += <long>((seconds - <time_t>seconds) * 1e9)
-    if until.tv_nsec >= 1_000_000_000:
-        until.tv_nsec -= 1_000_000_000
-        until.tv_sec += 1
-    return pthread_cond_timedwait(waiting, lock, &until) != ETIMEDOUT
+    return zfast_cond_wait_for(waiting, lock, seconds) == 0
 
 
 cdef void ring(int fd) noexcept nogil:

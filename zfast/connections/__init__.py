@@ -7,7 +7,7 @@ leased to the engine; it comes back in a state that urllib3 can use, or closed.
 from __future__ import annotations
 
 from zfast.connections.leases import relayed, tls_fallback
-from zfast.connections.managers import PoolManager, urllib3_version
+from zfast.connections.managers import PoolManager, urllib3_version, usual_options
 from zfast.connections.numbers import (
     Limits,
     Retries,
@@ -34,4 +34,5 @@ __all__ = [
     "time_limits",
     "tls_fallback",
     "urllib3_version",
+    "usual_options",
 ]

@@ -262,7 +262,7 @@ def _redirect(calls: Calls, batch_id: int, index: int) -> None:
         new_target = place.target("")
         check_target(new_target)
         new_origin = origin.connections.origin(calls.engine, place.scheme, place.host, place.port)
-    except Exception as error:
+    except BaseException as error:
         # A user's pool manager may raise anything, and the request waits for an answer.
         _log.warning("a redirect cannot be followed: %s", error)
         calls.redirect(batch_id, index, -1, b"", False)

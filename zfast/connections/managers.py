@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import urllib3
 from urllib3.util.ssl_ import ALPN_PROTOCOLS, create_urllib3_context
@@ -15,12 +15,41 @@ from urllib3.util.ssl_ import ALPN_PROTOCOLS, create_urllib3_context
 from zfast.errors import ConfigurationError
 from zfast.proxies import Proxies, Proxy
 
-__all__ = ["EnvironmentManagers", "Managers", "OwnManager", "PoolManager", "proxy_shown"]
+__all__ = [
+    "EnvironmentManagers",
+    "Managers",
+    "OwnManager",
+    "PoolManager",
+    "proxy_shown",
+    "usual_options",
+]
 
 PoolManager = urllib3.PoolManager
 urllib3_version = version("urllib3")
 
 _POOLS = 1024
+
+
+class Options(NamedTuple):
+    """What a request is made with where nobody says otherwise."""
+
+    headers: Any
+    retries: Any
+    timeout: Any
+
+
+def usual_options(manager: PoolManager | None) -> Options:
+    """Those of a user's pool manager, None for what it was not told."""
+    if manager is None:
+        return Options(None, None, None)
+    options = getattr(manager, "connection_pool_kw", {})
+    retries, timeout = options.get("retries"), options.get("timeout")
+    if retries is False:
+        retries = urllib3.Retry(0, redirect=0)
+    if not isinstance(timeout, (urllib3.Timeout, int, float)):
+        # urllib3 has a mark of its own for "not told".
+        timeout = None
+    return Options(getattr(manager, "headers", None), retries, timeout)
 
 
 class Managers(Protocol):
