@@ -321,6 +321,47 @@ def test_what_wraps_a_store_sees_every_access(
     assert store.stats()["fallback_chunks"] == 0
 
 
+class Masked(FastStore):
+    """What is stored is not what is read and written."""
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        found = await super().get(key, *args, **options)
+        return found if found is None or key.endswith(".json") else masked(found)
+
+    async def set(self, key: str, value: Any) -> None:
+        await super().set(key, value if key.endswith(".json") else masked(value))
+
+
+class Renamed(FastStore):
+    """Reads and writes as any other."""
+
+    def __repr__(self) -> str:
+        return "Renamed"
+
+
+def masked(value: Any) -> Any:
+    return type(value).from_bytes(bytes(octet ^ 0xFF for octet in value.to_bytes()))
+
+
+def test_what_a_subclass_does_to_values_is_done_to_chunks(
+    server: ScriptedServer, objects: Objects
+) -> None:
+    store = Masked(server.url, read_only=False)
+    array = create(store, VALUES, chunks=(16, 16), compressors=None)
+    np.testing.assert_array_equal(array[...], VALUES)
+    stored = objects["a/c/0/0"]
+    assert stored == bytes(octet ^ 0xFF for octet in VALUES[:16, :16].tobytes())
+
+
+def test_another_subclass_is_as_fast(server: ScriptedServer, objects: Objects) -> None:
+    objects.fill(VALUES, **LAYOUTS["format 3"])
+    store = Renamed(server.url)
+    array = zarr.open_array(store=store, path="a", mode="r")
+    before = store.stats()["batches"]
+    np.testing.assert_array_equal(array[...], VALUES)
+    assert store.stats()["batches"] == before + 1
+
+
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_arrays_on_other_stores_are_zarrs(
     layout: dict[str, Any], returned: list[Any], monkeypatch: pytest.MonkeyPatch

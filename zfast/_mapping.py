@@ -37,6 +37,8 @@ class KeyMapping(MutableMapping[str, bytes]):
     _read_only: bool
     _pipeline: bool
     _closed: bool
+    # Whether values are read and written as they are, and nobody but the core need see them.
+    _plain: bool = True
     _sharers: weakref.WeakValueDictionary[int, KeyMapping]
 
     # ------------------------------------------------------------------------------- what it is

@@ -175,8 +175,9 @@ def _fast_store(items: list[Item]) -> Any:
     if not items or type(items[0][0]) is not StorePath:
         return None
     store: Any = items[0][0].store
-    # The only mapping of ours that zarr 3 takes for a Store. What wraps one sees every access.
-    if not isinstance(store, KeyMapping) or not store._pipeline:
+    # The only mapping of ours that zarr 3 takes for a Store. What wraps one sees every access, and
+    # so does a subclass with methods of its own.
+    if not isinstance(store, KeyMapping) or not store._pipeline or not store._plain:
         return None
     alike = all(type(item[0]) is StorePath and item[0].store is store for item in items)
     return store if alike else None

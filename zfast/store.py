@@ -33,6 +33,8 @@ __all__ = ["FastStore"]
 _BYTE_REQUESTS = (RangeByteRequest, OffsetByteRequest, SuffixByteRequest)
 _AT_ONCE = 1024
 _GROUPED = "byte ranges could not be read"
+# What is done to chunks on their way: a subclass may decrypt them, or look elsewhere for some.
+_ACCESS = ("get", "get_sync", "get_partial_values", "set", "set_sync", "delete", "delete_sync")
 # FastStore.list shadows the builtin inside its class.
 _Buffers = list[Buffer | None]
 _Indexed = Sequence[tuple[int, Buffer | None]]
@@ -78,6 +80,11 @@ class FastStore(Store, KeyMapping):
     supports_listing: bool = True
     supports_partial_writes: Literal[False] = False
     supports_consolidated_metadata: bool = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # zarr's own pipeline then reads and writes arrays, through these methods.
+        cls._plain = all(getattr(cls, name) is getattr(FastStore, name) for name in _ACCESS)
 
     def __init__(
         self,
