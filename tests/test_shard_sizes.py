@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from arrays import bytes_codec, format_3, named, sharding
 from servers.scripted import Reply, Request, Wait, ranged, status, unsatisfiable
 from sharded_array import CORNER, FIRST, VALUES, Scripted, opened, set_at_last, stored
+from shards import make_index
 
 pytest.importorskip("zarr", minversion="3.0", reason="zarr 3 over FastStore")
 
@@ -105,3 +110,24 @@ def test_chunks_larger_than_any_memory_are_refused(shape: tuple[int, ...]) -> No
 def test_shards_of_more_chunks_than_any_index_are_refused() -> None:
     with pytest.raises(ValueError, match="chunks"):
         Recipe((2**44,), (0,), 1, 0, (), Recipe((1,), (0,), 1, 0, ()))
+
+
+def test_a_shard_of_tiny_chunks_is_longer_than_they_are_and_read_whole(scripted: Scripted) -> None:
+    # What gzip makes of one byte is 21 times as long.
+    count = 100_000
+    values = np.arange(count) % 250
+    frames = [gzip.compress(bytes([value])) for value in range(250)]
+    pairs = [(at * len(frames[0]), len(frames[0])) for at in range(count)]
+    index = make_index(pairs, checksum=False)
+    codecs = [sharding((1,), [bytes_codec(), named("gzip", level=1)], index_codecs=[bytes_codec()])]
+    layout = format_3((count,), [(count,), (1,)], "u1", codecs)
+    objects = {
+        "a/zarr.json": json.dumps(layout.document).encode(),
+        "a/c/0": b"".join(frames[value] for value in values) + index,
+    }
+    serve = ranged(objects)
+    server = scripted(
+        lambda request: serve(replace(request, fields=request.fields.without("Range")))
+    )
+    array = zarr.open_array(store=FastStore(server.url), path="a", mode="r")
+    np.testing.assert_array_equal(array[:], values)

@@ -39,9 +39,8 @@ from zfast._core.types cimport (
 cdef enum:
     # A part of a chunk has to save so many bytes: a range is a longer request, and a longer head.
     PART_SAVES = 8 << 10
-    # No codec makes so much of a chunk (or of a shard) as this many times its bytes, and more: a
-    # body that is longer would take memory until there is none.
-    WORTH_TIMES = 4
+    # A body that is longer than a chunk (or shard) can be by so much would take memory until there
+    # is none.
     WORTH_MORE = 1 << 20
 
 
@@ -63,7 +62,7 @@ cdef Request* assembly_add(Assembly* assembly, Task* task) noexcept nogil:
     request.measured = True
     request.repeatable = (assembly.profile.retry.methods >> METHOD_GET) & 1
     request.task = task
-    request.most = WORTH_TIMES * task.chain.size + task.chain.index_size + WORTH_MORE
+    request.most = task.chain.most + WORTH_MORE
     if task.purpose == FOR_CHUNK:
         request.wanted.kind = RANGE_WHOLE
         _land_chunk(assembly, task, request)

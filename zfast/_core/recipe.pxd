@@ -9,6 +9,7 @@ cdef cppclass Chain:
     # One level of a codec chain: an array's chunk or shard, or what is in a shard.
     Layout layout                   # of the decoded chunk, as it is stored
     size_t size                     # of the decoded chunk in bytes
+    size_t most                     # bytes that it may take where it is stored
     vector[CodecStep] steps         # bytes to bytes, in decoding order
     vector[int] axes                # stored dimension k is dimension axes[k] of the level above
     bint permuted                   # `axes` are not just 0, 1, 2, ...

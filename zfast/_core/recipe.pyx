@@ -31,6 +31,12 @@ from zfast._core.shard_index cimport (
 # Of a chunk or an index: sums of offsets within it cannot overflow.
 cdef long long MAX_SIZE = 1 << 46
 
+cdef enum:
+    # No codec makes so much of a chunk as this many times its bytes, and more for its frames: of an
+    # inner chunk of one byte gzip makes 21.
+    WORTH_TIMES = 4
+    FRAMES = 256
+
 
 # ------------------------------------------------------------------------------------------- cells
 
@@ -253,6 +259,7 @@ cdef class Recipe:
             chain.size *= <size_t>chain.layout.shape[dimension]
             chain.axes.push_back(axes[dimension])
             chain.permuted = chain.permuted or chain.axes[dimension] != dimension
+        chain.most = WORTH_TIMES * chain.size + FRAMES
         for name, size in steps:
             step.kind = codec_kind(name)
             step.item_size = size
@@ -281,6 +288,7 @@ cdef class Recipe:
         chain.index_size = shard_index_size(chain.cells, checksum)
         if chain.index_size > <size_t>MAX_SIZE:
             raise ValueError(f"shards of {chain.cells} chunks")
+        chain.most = chain.index_size + chain.cells * inner.chain.most
 
     def __dealloc__(self):
         del self.flat
@@ -298,6 +306,7 @@ cdef class Recipe:
                 flat.layout.swap = self.chain.layout.swap
                 flat.layout.shape[0] = <Py_ssize_t>(self.chain.size // self.chain.layout.item_size)
                 flat.size = self.chain.size
+                flat.most = self.chain.most
                 flat.steps = self.chain.steps
                 self.flat = flat
         return self.flat
