@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import field, make_dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,22 @@ def test_codecs_without_a_hash_are_compiled_for_each_array(
         with pytest.raises(TypeError, match="unhashable"):
             hash(array._async_array.codec_pipeline)
         np.testing.assert_array_equal(array[...], VALUES)
+
+
+def test_a_dtype_without_a_hash_is_read(server: ScriptedServer, objects: Objects) -> None:
+    dtypes = pytest.importorskip("zarr.core.dtype", reason="zarr's dtypes are numpy's up to 3.0")
+    labelled = make_dataclass(
+        "Labelled",
+        [("labels", list, field(default_factory=list))],
+        bases=(dtypes.Float32,),
+        frozen=True,
+        kw_only=True,
+    )
+    objects.fill(VALUES, **LAYOUTS["format 3"])
+    store, array = opened(server)
+    object.__setattr__(array._async_array.metadata, "data_type", labelled())
+    np.testing.assert_array_equal(array[...], VALUES)
+    assert store.stats()["fallback_chunks"] == 0
 
 
 def test_what_was_compiled_is_bounded(

@@ -46,7 +46,11 @@ class Recipes:
             If the core cannot read such chunks.
         """
         name = (spec.shape, spec.dtype, spec.order, dtype)
-        found = self._known.get(name)
+        try:
+            found = self._known.get(name)
+        except TypeError:
+            # A dtype of somebody else's need not have a hash: it may be made of a list of labels.
+            found = _compile(self._pipeline, spec, dtype)
         if found is None:
             found = self._known[name] = _compiled(self._pipeline, name, spec, dtype)
         if isinstance(found, str):
