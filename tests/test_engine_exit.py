@@ -165,3 +165,23 @@ def test_other_threads_read_on_after_the_main_one(scripted: Start, tmp_path: Pat
         gate.set()
         ended = script.ended()
     assert (ended.code, ended.out, ended.err) == (0, "all read\nand at exit\n", "")
+
+
+@pytest.mark.parametrize("before", ["", "client.get('key')"])
+def test_a_read_of_what_is_deleted_last(
+    server: ScriptedServer, tmp_path: Path, before: str
+) -> None:
+    """The interpreter is shutting down when it deletes a module's objects: no thread can start."""
+    source = """
+        class Last:
+            def __del__(self):
+                try:
+                    client.get("key")
+                except RuntimeError as error:
+                    print(error, flush=True)
+
+        last = Last()
+    """
+    ended = run(tmp_path, f"{PREAMBLE}{before}\n{dedent(source)}", server.url)
+    said = "nothing can be read any more: the interpreter is shutting down\n"
+    assert (ended.code, ended.out, ended.err) == (0, said, "")

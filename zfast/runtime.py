@@ -11,6 +11,7 @@ import logging
 import os
 import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -84,6 +85,9 @@ def connection_limit(max_concurrency: int) -> int:
 
 
 def _start() -> Engine:
+    if sys.is_finalizing():
+        # As Thread.start says from Python 3.12 on; before, it waits for ever for the new thread.
+        raise RuntimeError("nothing can be read any more: the interpreter is shutting down")
     max_concurrency = setting("max_concurrency")
     engine = Engine(
         setting("io_threads"),
@@ -98,7 +102,7 @@ def _start() -> Engine:
     try:
         _add_threads(engine, min(_FIRST_THREADS, setting("dial_threads")))
     except BaseException:
-        # There are too many threads, or the interpreter is shutting down.
+        # There are too many threads.
         engine.stop()
         raise
     return engine
