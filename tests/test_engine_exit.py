@@ -185,3 +185,17 @@ def test_a_read_of_what_is_deleted_last(
     ended = run(tmp_path, f"{PREAMBLE}{before}\n{dedent(source)}", server.url)
     said = "nothing can be read any more: the interpreter is shutting down\n"
     assert (ended.code, ended.out, ended.err) == (0, said, "")
+
+
+def test_exit_with_a_pool_manager(server: ScriptedServer, tmp_path: Path) -> None:
+    """Its pools, which were made after the engine, are emptied before the engine ends."""
+    source = """
+        import urllib3, warnings
+
+        warnings.simplefilter("always", ResourceWarning)
+        manager = urllib3.PoolManager()
+        with zfast.Client(sys.argv[1], pool_manager=manager) as client:
+            client.get("key")
+        leave()
+    """
+    assert ended_well(run(tmp_path, PREAMBLE + dedent(source), server.url))

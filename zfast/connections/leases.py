@@ -279,11 +279,12 @@ def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
         lease = _take_back(id)
         if lease is not None:
             try:
-                if kind == "close":
-                    if index:
-                        # It broke: others of the host's addresses go first for a while.
-                        with runtime.fork_guard:
-                            addresses.failed(lease.address, time.monotonic())
+                if kind == "close" and index:
+                    # It broke: others of the host's addresses go first for a while.
+                    with runtime.fork_guard:
+                        addresses.failed(lease.address, time.monotonic())
+                if kind == "close" or calls.engine.stopped:
+                    # At exit urllib3 may have closed what is in its pools before.
                     _discard(lease.pool, lease.connection)
                 else:
                     _put_back(lease.pool, lease.connection)
