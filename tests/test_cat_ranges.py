@@ -100,6 +100,23 @@ def test_an_empty_range(nginx: Site) -> None:
     nginx.write({"key": BODY})
     url = f"{nginx.url}/key"
     assert cat_ranges([url, url, url], [5, 5, 2000], [5, 6, 3000]) == [b"", b"\5", b""]
+    assert cat_ranges([url, url], 5, np.int64(7)) == [b"\5\6"] * 2
+
+
+class _Labelled(list[Any]):
+    """As a pandas Series whose index are labels: a position is none of them."""
+
+    def __getitem__(self, label: Any) -> Any:
+        raise KeyError(label)
+
+
+def test_urls_may_be_any_iterable(scripted: Start) -> None:
+    server = scripted(lambda request: ok(b"x") if request.key == "key" else status(404))
+    urls = [f"{server.url}/{key}" for key in ("key", "nothing")]
+    for given in (_Labelled(urls), iter(urls), np.array(urls)):
+        read = cat_ranges(given, on_error="return")  # type: ignore[arg-type]
+        assert read[0] == b"x"
+        assert (type(read[1]), read[1].url) == (zfast.MissingKeyError, urls[1])
 
 
 @pytest.mark.parametrize(

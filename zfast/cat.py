@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from zfast import connections, runtime
@@ -50,9 +51,10 @@ def cat_ranges(
 ) -> list[Any]:
     """Read a byte range of each URL, all at once.
 
-    The URLs may lead to any number of servers. The arguments are those of fsspec's ``cat_ranges``
-    (https://filesystem-spec.readthedocs.io/en/latest/api.html#fsspec.spec.AbstractFileSystem.cat_ranges)
-    and the options those of `Client`.
+    The URLs may lead to any number of servers. URLs, starts and ends are those of fsspec's
+    ``cat_ranges``
+    (https://filesystem-spec.readthedocs.io/en/latest/api.html#fsspec.spec.AbstractFileSystem.cat_ranges),
+    which returns failures unless told otherwise, and can join ranges. Options are `Client`'s.
 
     Parameters
     ----------
@@ -84,6 +86,8 @@ def cat_ranges(
         raise TypeError("urls is a str; pass a list of URLs")
     if on_error not in ("raise", "return"):
         raise ValueError(f"on_error is {on_error!r}, but has to be 'raise' or 'return'")
+    # By position from here on: a pandas Series has labels.
+    urls = list(urls)
     count = len(urls)
     ranges = list(zip(_each(starts, count, "starts"), _each(ends, count, "ends"), strict=True))
     usual = connections.usual_options(pool_manager)
@@ -118,8 +122,8 @@ def cat_ranges(
 
 
 def _each(value: Any, count: int, name: str) -> Sequence[int | None]:
-    if value is None or isinstance(value, int):
-        return [value] * count
+    if value is None or isinstance(value, Integral):
+        return [None if value is None else int(value)] * count
     if len(value) != count:
         raise ValueError(
             f"{count} urls, but {len(value)} {name}: give one for each, or one for all"
