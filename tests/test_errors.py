@@ -272,6 +272,15 @@ def test_a_refused_read_says_how_403_can_mean_missing() -> None:
     assert "missing_status" not in str(write)
 
 
+def test_what_is_put_where_there_is_no_directory_says_whose_it_is_to_make() -> None:
+    hint = "create_full_put_path"
+    said = {
+        method: str(error_for(Status.BAD_STATUS, url="http://h/k", status=409, method=method))
+        for method in ("GET", "PUT", "DELETE")
+    }
+    assert [method for method, text in said.items() if hint in text] == ["PUT"]
+
+
 def test_raise_for_keeps_the_cause() -> None:
     cause = OSError("handshake")
     with pytest.raises(ConnectionFailedError) as caught:

@@ -313,13 +313,18 @@ _BY_STATUS: dict[Status, tuple[type[ZfastError], str]] = {
 # a missing-key policy that does not name it, it must not be taken for a missing key.
 _BY_HTTP_STATUS: dict[int, tuple[type[ZfastError], str]] = {
     401: (AccessError, "credentials are missing or refused"),
-    403: (AccessError, "add 403 to missing_status if this server means a missing key by it"),
+    # With 403 in missing_status, what an expired token no longer opens reads as fill values.
+    403: (AccessError, "not allowed, or a missing key by this server: then see missing_status"),
     407: (AccessError, "the proxy asks for credentials"),
 }
 _BY_HTTP_STATUS_OF_WRITE: dict[int, tuple[type[ZfastError], str]] = {
     403: (AccessError, "writing is refused"),
     405: (NotWritableError, "the server does not take this method here"),
     501: (NotWritableError, "the server does not know this method"),
+}
+# WebDAV's PUT makes no directories (RFC 4918, section 9.7.1), and neither do we.
+_BY_HTTP_STATUS_OF_PUT: dict[int, tuple[type[ZfastError], str]] = {
+    409: (ResponseError, "directories are the server's to make; nginx: create_full_put_path on"),
 }
 _WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
 
@@ -375,6 +380,8 @@ def error_for(
         table = _BY_HTTP_STATUS
         if method in _WRITES:
             table = _BY_HTTP_STATUS | _BY_HTTP_STATUS_OF_WRITE
+        if method == "PUT":
+            table = table | _BY_HTTP_STATUS_OF_PUT
         if status in table:
             cls, hint = table[status]
             asides.append(hint)
