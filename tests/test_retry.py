@@ -142,10 +142,11 @@ def test_numbers_of_a_retry() -> None:
 @pytest.mark.parametrize(
     ("allowed", "methods"),
     [
-        (urllib3.Retry.DEFAULT_ALLOWED_METHODS, {"GET", "HEAD", "PUT", "DELETE"}),
+        (urllib3.Retry.DEFAULT_ALLOWED_METHODS, {"GET", "HEAD", "PUT", "DELETE", "MKCOL"}),
         (["GET"], {"GET"}),
-        (frozenset({"PUT", "POST"}), {"PUT"}),
-        (None, {"GET", "HEAD", "PUT", "DELETE"}),
+        # A directory is made for what is put.
+        (frozenset({"PUT", "POST"}), {"PUT", "MKCOL"}),
+        (None, {"GET", "HEAD", "PUT", "DELETE", "MKCOL"}),
     ],
 )
 def test_methods_of_a_retry(allowed: Any, methods: set[str]) -> None:

@@ -231,7 +231,10 @@ STATUSES = [
     *((Method.GET, head(code), Status.BAD_STATUS) for code in (201, 202, 203, 204, 205, 226)),
     *((Method.HEAD, head(code), Status.BAD_STATUS) for code in (204, 206, 416)),
     (Method.HEAD, head(200, length(20)), "content"),
-    *((m, head(c), Status.BAD_STATUS) for m in Method for c in (400, 401, 403, 405, 501, 999)),
+    *((m, head(c), Status.BAD_STATUS) for m in Method for c in (400, 401, 403, 409, 501, 999)),
+    *((m, head(405), Status.BAD_STATUS) for m in Method if m != Method.MKCOL),
+    *((Method.MKCOL, head(code), "done") for code in (201, 405)),
+    *((Method.MKCOL, head(code), Status.BAD_STATUS) for code in (202, 404, 410, 507)),
 ]
 
 

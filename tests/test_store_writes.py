@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from servers.apache import Apache
 from servers.caddy import Caddy
 from servers.listed import Listed
 from servers.nginx import Nginx
@@ -18,6 +20,7 @@ pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
 
 import zarr
 from zarr.core.buffer import Buffer, cpu
+from zarr.core.sync import sync
 
 import zfast
 from zfast import FastStore
@@ -326,3 +329,68 @@ async def test_a_failing_listing_is_not_an_empty_one(
     store = FastStore(scripted(lambda request: status(500)).url, retries=0)
     with pytest.raises(zfast.ResponseError, match="500"):
         await collect(store.list())
+
+
+class WebDAV(Listed):
+    """Takes PUT and MKCOL only into a directory that is there (RFC 4918, sections 9.3.1, 9.7.1)."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.directories = {""}
+
+    def __call__(self, request: Request) -> Reply:
+        name = request.key.rstrip("/")
+        above = name.rpartition("/")[0]
+        if request.method in ("PUT", "MKCOL") and above not in self.directories:
+            return status(409)
+        if request.method == "MKCOL":
+            if name in self.directories:
+                return status(405, allow="GET")
+            self.directories.add(name)
+            return status(201)
+        return super().__call__(request)
+
+
+@pytest.mark.parametrize("base", ["", "a/b c/store.zarr"])
+def test_directories_that_a_server_leaves_to_its_clients(
+    scripted: Callable[..., ScriptedServer], base: str
+) -> None:
+    dav = WebDAV()
+    server = scripted(dav)
+    store = FastStore(f"{server.url}/{base}", read_only=False)
+    array = zarr.create_array(store, shape=(6, 6), chunks=(2, 2), dtype="i4")
+    array[:] = np.arange(36).reshape(6, 6)
+    assert (zarr.open_array(store, mode="r")[:] == array[:]).all()
+    assert {f"{base}/c/{i}".lstrip("/") for i in range(3)} < dav.directories
+    asked = server.keys("MKCOL")
+    array[:] = 7
+    assert server.keys("MKCOL") == asked
+    sync(store.set_if_not_exists("new/one", buffer(b"1")))
+    sync(store.set_if_not_exists("new/one", buffer(b"2")))
+    assert store["new/one"] == b"1"
+
+
+def test_a_server_that_makes_no_directories_at_all(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    server = scripted(lambda request: status(409 if request.method == "PUT" else 405))
+    store = FastStore(server.url, read_only=False)
+    with pytest.raises(zfast.ResponseError, match=r"409 Conflict .*cannot be made"):
+        store["c/0"] = b"1"
+    assert server.keys("PUT") == ["c/0"] * 2
+
+
+@pytest.mark.parametrize("mode", ["w", "w-", "a"])
+def test_a_store_on_apaches_webdav(start: Callable[..., Any], tmp_path: Path, mode: str) -> None:
+    (tmp_path / "root").mkdir()
+    server = start(Apache, tmp_path / "root", dav=True)
+    store = FastStore(f"{server.url}/there/x.zarr", read_only=False)
+    group = zarr.open_group(store, mode=mode)
+    array = group.create_array("a", shape=(4, 4), chunks=(2, 2), dtype="f8")
+    array[:] = np.arange(16).reshape(4, 4)
+    assert (zarr.open_group(store, mode="r")["a"][:] == array[:]).all()
+    sync(store.delete_dir("a"))
+    assert not (tmp_path / "root/there/x.zarr/a").exists()
+    array = zarr.open_group(store, mode="w").create_array("b", shape=4, chunks=2, dtype="i4")
+    array[:] = 1
+    assert sorted(zarr.open_group(store, mode="r")) == ["b"]

@@ -322,9 +322,12 @@ _BY_HTTP_STATUS_OF_WRITE: dict[int, tuple[type[ZfastError], str]] = {
     405: (NotWritableError, "the server does not take this method here"),
     501: (NotWritableError, "the server does not know this method"),
 }
-# WebDAV's PUT makes no directories (RFC 4918, section 9.7.1), and neither do we.
+# WebDAV's PUT makes no directories (RFC 4918, section 9.7.1), and here MKCOL has made none.
 _BY_HTTP_STATUS_OF_PUT: dict[int, tuple[type[ZfastError], str]] = {
-    409: (ResponseError, "directories are the server's to make; nginx: create_full_put_path on"),
+    409: (
+        ResponseError,
+        "its directory is not there, and cannot be made; nginx: create_full_put_path on",
+    ),
 }
 _WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
 

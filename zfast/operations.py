@@ -39,11 +39,13 @@ OnError = Literal["raise", "return"]
 NewBatch = Callable[..., Batch]
 Steps = Generator[Batch, None, T]
 
-_GET, _HEAD, _PUT, _DELETE = (int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE))
+_GET, _HEAD, _PUT, _DELETE, _MKCOL = (
+    int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE, Method.MKCOL)
+)
 _OK, _MISSING, _CHANGED, _CANCELLED = (
     int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED)
 )
-_PARTIAL, _BAD_REQUEST = 206, 400
+_PARTIAL, _BAD_REQUEST, _CONFLICT = 206, 400, 409
 _DOT_SEGMENTS = frozenset((".", ".."))
 
 
@@ -288,6 +290,23 @@ class Operations:
     ) -> Steps[bool]:
         """False where `if_absent` kept one from being written."""
         _check_below([key for key, _ in items])
+        batch = yield from self._put(items, if_absent, new_batch)
+        failed = first_failure(batch)
+        if failed is not None and batch.outcome(failed)["status"] == _CONFLICT:
+            # WebDAV leaves it to the client to make the directories (RFC 4918, section 9.7.1).
+            items = [item for index, item in enumerate(items) if batch.code(index) != _OK]
+            yield from self._make_directories([key for key, _ in items], new_batch)
+            batch = yield from self._put(items, if_absent, new_batch)
+            failed = first_failure(batch)
+        if failed is None:
+            return True
+        if if_absent and batch.code(failed) == _CHANGED:
+            return False
+        raise self.error(batch, failed, items[failed][0], method="PUT")
+
+    def _put(
+        self, items: Sequence[tuple[str, Any]], if_absent: bool, new_batch: NewBatch
+    ) -> Steps[Batch]:
         batch = new_batch(fail_fast=True)
         origin = self.origin()
         targets: list[bytes] = []
@@ -305,12 +324,30 @@ class Operations:
                 repeatable=not if_absent,
             )
         yield from self._change(batch, targets)
-        failed = first_failure(batch)
-        if failed is None:
-            return True
-        if if_absent and batch.code(failed) == _CHANGED:
-            return False
-        raise self.error(batch, failed, items[failed][0], method="PUT")
+        return batch
+
+    def _make_directories(self, keys: Sequence[str], new_batch: NewBatch) -> Steps[None]:
+        # Those of the keys, and the base with what is missing above it. What cannot be made the
+        # next PUT tells of.
+        above = [target for _, target in self.location.ancestors()]
+        missing = [self.location.directory_target("")]
+        while (yield from self._made(missing[-1:], new_batch)) == [_CONFLICT] and above:
+            missing.append(above.pop(0))
+        for target in reversed(missing[:-1]):
+            yield from self._made([target], new_batch)
+        by_depth: dict[int, dict[str, None]] = {}
+        for key in keys:
+            for depth, name in enumerate(itertools.accumulate(key.split("/")[:-1], "{}/{}".format)):
+                by_depth.setdefault(depth, {})[name] = None
+        for _, names in sorted(by_depth.items()):
+            yield from self._made(map(self.location.directory_target, names), new_batch)
+
+    def _made(self, targets: Iterable[bytes], new_batch: NewBatch) -> Steps[list[int | None]]:
+        batch = new_batch()
+        for target in targets:
+            batch.add(self.policy, self.origin(), _MKCOL, target)
+        yield batch
+        return [batch.outcome(index)["status"] for index in range(len(batch))]
 
     def delete_many(self, keys: Sequence[str], new_batch: NewBatch) -> Steps[None]:
         """Silent where missing."""

@@ -24,6 +24,7 @@ MaxKeepAliveRequests 0
     Options +Indexes
     IndexOptions {index_options}
     Require all granted
+    {dav}
 </Directory>
 LogFormat "{{\\"line\\":\\"%r\\",\\"status\\":%>s,\
 \\"range\\":\\"%{{Range}}i\\",\\"sent\\":%B,\\"connection\\":\\"%{{remote}}p\\"}}" requests
@@ -34,6 +35,7 @@ CustomLog "{work}/access.log" requests
 # There is no User directive: workers of a root httpd stay root (and say so in the log), since any
 # other user cannot enter pytest's temporary folders.
 _MODULES = ("mpm_event", "authz_core", "dir", "autoindex", "log_config", "unixd", "mime")
+_DAV_MODULES = ("dav", "dav_fs")
 _MODULE_FOLDERS = (
     "/usr/lib/apache2/modules",
     "/usr/lib64/httpd/modules",
@@ -54,7 +56,7 @@ class Apache(ChildServer):
     """Apache httpd with directory index pages and an access log of every request.
 
     `index_options` are those of mod_autoindex: "None" for a plain list, `FancyIndexing HTMLTable`
-    and the like for a table.
+    and the like for a table. With `dav` it takes PUT, DELETE and MKCOL.
     """
 
     name = "apache"
@@ -64,9 +66,11 @@ class Apache(ChildServer):
         root: str | os.PathLike[str],
         *,
         index_options: str = "FancyIndexing HTMLTable NameWidth=*",
+        dav: bool = False,
         extra: str = "",
     ) -> None:
         super().__init__(root)
+        self._dav = dav
         self._log = GrowingLog(_logged)
         self._index_options = index_options
         self._extra = extra
@@ -78,7 +82,7 @@ class Apache(ChildServer):
         # A module that is not a file is one that was linked in.
         modules = [
             f'LoadModule {name}_module "{folder}/mod_{name}.so"'
-            for name in _MODULES
+            for name in (*_MODULES, *(_DAV_MODULES if self._dav else ()))
             if (folder / f"mod_{name}.so").exists()
         ]
         mime_types = self.work / "mime.types"
@@ -92,7 +96,8 @@ class Apache(ChildServer):
                 root=self.root,
                 modules="\n".join([*modules, f'TypesConfig "{mime_types}"']),
                 index_options=self._index_options,
-                extra=self._extra,
+                dav="Dav On" if self._dav else "",
+                extra=f'DavLockDB "{self.work}/locks"\n{self._extra}' if self._dav else self._extra,
             )
         )
         return [httpd, "-d", str(self.work), "-f", str(path), "-D", "FOREGROUND"]

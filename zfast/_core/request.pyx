@@ -15,6 +15,7 @@ from zfast._core.types cimport (
     METHOD_DELETE,
     METHOD_GET,
     METHOD_HEAD,
+    METHOD_MKCOL,
     METHOD_PUT,
     RANGE_BOUNDED,
     RANGE_EMPTY,
@@ -34,6 +35,8 @@ cdef const char* _method_name(Method method) noexcept nogil:
         return "PUT"
     if method == METHOD_DELETE:
         return "DELETE"
+    if method == METHOD_MKCOL:
+        return "MKCOL"
     return "GET"
 
 

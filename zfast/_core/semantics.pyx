@@ -12,6 +12,7 @@ from zfast._core.types cimport (
     METHOD_DELETE,
     METHOD_GET,
     METHOD_HEAD,
+    METHOD_MKCOL,
     METHOD_PUT,
     RANGE_BOUNDED,
     RANGE_EMPTY,
@@ -199,6 +200,9 @@ cdef Verdict judge(
     if method == METHOD_HEAD and status == 200:
         return _content(0, 0, head.content_length)
     if method in (METHOD_PUT, METHOD_DELETE) and status in (200, 201, 202, 204):
+        return _verdict(MEANS_DONE)
+    if method == METHOD_MKCOL and status in (201, 405):
+        # Made, or there already (RFC 4918, section 9.3.1).
         return _verdict(MEANS_DONE)
     return _failure(STATUS_BAD_STATUS)
 

@@ -34,6 +34,7 @@ cdef enum Method:
     METHOD_HEAD
     METHOD_PUT
     METHOD_DELETE
+    METHOD_MKCOL
 
 
 # The kinds of byte range; the numbers of the first four are those of http1_range.

@@ -41,11 +41,12 @@ _enum(
 )
 _enum(
     "Method",
-    "The request methods that the engine sends (RFC 9110, section 9).",
+    "The request methods that the engine sends (RFC 9110, section 9; RFC 4918, section 9.3).",
     GET=METHOD_GET,
     HEAD=METHOD_HEAD,
     PUT=METHOD_PUT,
     DELETE=METHOD_DELETE,
+    MKCOL=METHOD_MKCOL,
 )
 _enum(
     "RangeKind",

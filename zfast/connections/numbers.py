@@ -73,7 +73,9 @@ def retry_numbers(retries: Retries) -> dict[str, Any]:
     retry = _retry(retries)
     methods = 0
     for method in Method:
-        if retry._is_method_retryable(method.name):
+        # A directory is made twice as well as once.
+        name = "PUT" if method is Method.MKCOL else method.name
+        if retry._is_method_retryable(name):
             methods |= 1 << method
     redirects = _count(retry, "redirect")
     return {
