@@ -52,6 +52,9 @@ def test_equality(body: Body) -> None:
     assert OBJECT == body  # noqa: SIM300
     for other in (OBJECT[:-1], OBJECT + b"x", OBJECT[::-1], b"", None, 5, "text"):
         assert body != other
+    assert OBJECT[3:9] in body
+    assert OBJECT[0] in body
+    assert OBJECT + b"x" not in body
     assert hash(body) == hash(OBJECT)
     assert {body: 1}[OBJECT] == 1  # type: ignore[index]
 

@@ -341,3 +341,18 @@ def test_pool_manager(scripted: Start) -> None:
     manager = urllib3.ProxyManager(proxy.url)
     urls = ["http://a.example/1", "http://b.example:81/2?v=3"]
     assert cat_ranges(urls, pool_manager=manager) == [url.encode() for url in urls]
+
+
+def test_a_url_that_cannot_be_read_is_one_failure_of_many(nginx: Site) -> None:
+    nginx.write({"key": BODY})
+    url = f"{nginx.url}/key"
+    for given in (["s3://bucket/key", url], [url, "s3://bucket/key", url], ["s3://bucket/key"]):
+        read = cat_ranges(given, 0, 3, on_error="return")
+        for at, result in zip(given, read, strict=True):
+            if at == url:
+                assert result == BODY[:3]
+            else:
+                assert isinstance(result, zfast.ConfigurationError)
+                assert "s3://bucket/key" in str(result)
+        with pytest.raises(zfast.ConfigurationError, match="has to be http or https"):
+            cat_ranges(given)

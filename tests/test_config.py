@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import urllib3
 
 import zfast
+from zfast.client import ClientOptions
 from zfast.config import SETTINGS, config, setting, source
 from zfast.errors import ConfigurationError
 
@@ -318,3 +320,13 @@ def test_one_missing_status_needs_no_tuple(statuses: Any) -> None:
     client = zfast.Client("http://localhost:1/", missing_status=statuses)
     assert client == zfast.Client("http://localhost:1/", missing_status=(404,))
     assert client != zfast.Client("http://localhost:1/")
+
+
+def test_an_option_that_nobody_has_says_where_it_belongs() -> None:
+    pytest.importorskip("zarr")
+    with pytest.raises(TypeError, match=r"FastStore takes no option 'mode'$"):
+        zfast.FastStore("http://localhost/", mode="r")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"zfast\.config\.set\(max_attempts=\.\.\.\)"):
+        zfast.FastStore("http://localhost/", max_attempts=1)  # type: ignore[call-arg]
+    arguments = set(inspect.signature(zfast.Client.__init__).parameters) - {"self", "url"}
+    assert set(ClientOptions.__annotations__) == arguments

@@ -340,6 +340,12 @@ def test_redact(url: str, shown: str) -> None:
     assert redact(url) == shown
 
 
+def test_what_stands_around_a_url_stays() -> None:
+    text = "said (see https://user:pass@docs/page.html#part)), or [http://h/x?token=1], ok."
+    error = ConnectionFailedError(text, url="http://h/k")
+    assert "(see https://docs/page.html)), or [http://h/x], ok." in str(error)
+
+
 @given(st.text())
 def test_redact_is_total_and_printable(url: str) -> None:
     shown = redact(url)

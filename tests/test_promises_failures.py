@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -430,3 +431,28 @@ def test_a_tls_stream_that_is_cut(
     assert "cut short" in str(failure(ConnectionFailedError, client.get, "key"))
     assert client.get("key") == OBJECT
     assert "cut short" in str(failure(ConnectionFailedError, client.get, "key"))
+
+
+def test_what_is_no_key_or_no_pair_is_said() -> None:
+    client = Client("http://localhost:1/")
+    for key in (None, b"key", Path("key"), 3):
+        with pytest.raises(TypeError, match="a key is a str, not"):
+            client.get(key)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"\(key, None\)"):
+        client.get_many(["ab", "cd"])  # type: ignore[list-item]
+    with pytest.raises(zfast.ConfigurationError, match=r"urllib3.Timeout\(connect="):
+        Client("http://localhost:1/", timeout=(3, 5))  # type: ignore[arg-type]
+
+
+def test_connections_that_fail_are_in_the_log(
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = scripted([Reset(), ok(b"1")])
+    with caplog.at_level("DEBUG", logger="zfast"):
+        assert client_of(server, retries=at_once(1)).get("key") == b"1"
+        with pytest.raises(ConnectionFailedError):
+            Client("http://user:secret@127.0.0.1:1/", retries=0).get("key")
+    said = [record.getMessage() for record in caplog.records]
+    assert any("broke" in text for text in said)
+    assert any("no connection to http://127.0.0.1:1:" in text for text in said)
+    assert "secret" not in caplog.text

@@ -170,6 +170,8 @@ class KeyMapping(MutableMapping[str, bytes]):
             The first failure, by whatever waits for a key that has not arrived for it: this method
             itself where there is but one.
         """
+        if isinstance(keys, str):
+            raise TypeError("keys is a str; pass a list of keys")
         client = self._open_client()
         wanted = [key for key in keys if names_object(key)]
         if len(wanted) > 1:

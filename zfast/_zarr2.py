@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Unpack
 
 from zarr.errors import ReadOnlyError  # type: ignore[attr-defined]
 from zarr.storage import Store  # type: ignore[attr-defined]
@@ -14,7 +14,7 @@ from zarr.util import (  # type: ignore[import-not-found]
 )
 
 from zfast._mapping import KeyMapping
-from zfast.client import Client
+from zfast.client import Client, ClientOptions, check_options
 from zfast.collector import names_object
 from zfast.config import setting
 from zfast.directories import ZARR_2_DOCUMENTS
@@ -59,8 +59,9 @@ class FastStore(KeyMapping, Store):
         *,
         read_only: bool = True,
         pipeline: bool | None = None,
-        **options: Any,
+        **options: Unpack[ClientOptions],
     ) -> None:
+        check_options(type(self).__name__, options)
         self._set_up(Client(url, **options), read_only, setting("pipeline", pipeline))
 
     def _set_up(self, client: Client, read_only: bool, pipeline: bool) -> None:

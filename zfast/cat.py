@@ -11,7 +11,7 @@ from zfast import connections, runtime
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
 from zfast.config import setting
-from zfast.errors import error_for
+from zfast.errors import ConfigurationError, error_for
 from zfast.locations.http import HTTPLocation
 from zfast.operations import OnError, first_failure, read_error
 from zfast.planner import span
@@ -110,15 +110,28 @@ def cat_ranges(
     targets = _Targets(ours, engine)
     batch = Batch(engine, setting("deadline", deadline) or 0.0, fail_fast=on_error == "raise")
     authorized = "authorization" in map(str.lower, fields)
-    for url, byte_range in zip(urls, ranges, strict=True):
-        _add(batch, policy, targets, url, byte_range, authorized)
-    try:
-        batch.run()
-    finally:
-        if pool_manager is not None:
-            # There is no client that would give them back when it is closed.
-            ours.release_idle()
-    return _results(batch, urls, ranges, on_error)
+    results: list[Any] = [None] * count
+    asked = []
+    for index, (url, byte_range) in enumerate(zip(urls, ranges, strict=True)):
+        try:
+            _add(batch, policy, targets, url, byte_range, authorized)
+        except ConfigurationError as error:
+            if on_error == "raise":
+                raise
+            results[index] = error
+        else:
+            asked.append(index)
+    if asked:
+        try:
+            batch.run()
+        finally:
+            if pool_manager is not None:
+                # There is no client that would give them back when it is closed.
+                ours.release_idle()
+    read = _results(batch, [urls[at] for at in asked], [ranges[at] for at in asked], on_error)
+    for at, result in zip(asked, read, strict=True):
+        results[at] = result
+    return results
 
 
 def _each(value: Any, count: int, name: str) -> Sequence[int | None]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 from zfast import connections, loops, runtime
 from zfast._core.batch import Batch
 from zfast._core.buffers import Body
 from zfast._core.engine import Engine
 from zfast._core.types import Status
-from zfast.config import setting
+from zfast.config import SETTINGS, setting
 from zfast.directories import Directories
 from zfast.errors import raise_for
 from zfast.locations.http import HTTPLocation
@@ -26,13 +26,45 @@ if TYPE_CHECKING:
     from zfast.connections import PoolManager, Retries, Timeouts
     from zfast.loops import Hub
 
-__all__ = ["Client", "ObjectInfo"]
+__all__ = ["Client", "ClientOptions", "ObjectInfo", "check_options"]
 
 T = TypeVar("T")
 # Client.list shadows the builtin inside its class.
 _Names = list[str]
 _Bodies = list[Body | None]
 _Results = list[Any]
+
+
+class ClientOptions(TypedDict, total=False):
+    """The options of a `Client`, which a store takes as well."""
+
+    headers: Mapping[str, str] | None
+    retries: Retries
+    timeout: Timeouts
+    deadline: float | None
+    pool_manager: PoolManager | None
+    ca_certs: str | None
+    max_concurrency: int | None
+    missing_status: Iterable[int] | int | None
+    index_cache_size: int | None
+    coalesce_gap: int | None
+    coalesce_size: int | None
+    suffix_ranges: bool | None
+
+
+def check_options(taker: str, options: Iterable[str]) -> None:
+    """Raise TypeError for an option that no client has, and say where it may belong."""
+    for name in options:
+        if name not in ClientOptions.__annotations__:
+            where = f"; it is a setting: zfast.config.set({name}=...)" if name in SETTINGS else ""
+            raise TypeError(f"{taker} takes no option {name!r}{where}")
+
+
+def _reads(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    reads = list(items)
+    if any(isinstance(item, str) for item in reads):
+        raise TypeError("give a (key, byte_range) for each read; (key, None) is all of the key")
+    return reads
 
 
 class Client:
@@ -276,14 +308,14 @@ class Client:
         ZfastError
             With "raise": the first failure; the other reads are cancelled.
         """
-        return self._run(functools.partial(self._operations.get_many, list(items), on_error))
+        return self._run(functools.partial(self._operations.get_many, _reads(items), on_error))
 
     async def get_many_async(
         self, items: Iterable[tuple[str, Any]], on_error: OnError = "raise"
     ) -> _Results:
         """Read many keys as one batch; the async twin of `get_many`."""
         return await self._run_async(
-            functools.partial(self._operations.get_many, list(items), on_error)
+            functools.partial(self._operations.get_many, _reads(items), on_error)
         )
 
     def read_into(self, key: str, byte_range: Any, buffer: Any) -> int:

@@ -34,7 +34,8 @@ __all__ = [
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.%A-Za-z]*\]|[^\[\]:@\s\\]*)(?::[0-9]*)?")
-_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]+")
+# Without what ends a sentence, or a bracket, around it.
+_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]*[^\s'\"<>).,;:!\]]")
 _QUERY_IN_TEXT = re.compile(r"\?[^\s'\"<>=]+=[^\s'\"<>]*")
 
 
@@ -85,7 +86,8 @@ def _printable(text: str) -> str:
     )
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """Return ``text`` with each URL in it redacted, and without query strings."""
     text = _URL_IN_TEXT.sub(lambda match: redact(match[0]), text)
     return _QUERY_IN_TEXT.sub("", text)
 
@@ -178,7 +180,7 @@ class ZfastError(Exception):
         attempts: int = 0,
         method: str | None = None,
     ) -> None:
-        self.reason = _without_secrets(reason)
+        self.reason = without_secrets(reason)
         self.url = None if url is None else redact(url)
         self.key = key
         self.byte_range = byte_range

@@ -9,14 +9,14 @@ import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from zfast._core.types import Status
 from zfast._mapping import KeyMapping
-from zfast.client import Client
+from zfast.client import Client, ClientOptions, check_options
 from zfast.collector import Collector, names_object
 from zfast.config import setting
 from zfast.errors import MissingKeyError, ResponseError, ZfastError, error_for
@@ -92,8 +92,9 @@ class FastStore(Store, KeyMapping):
         *,
         read_only: bool = True,
         pipeline: bool | None = None,
-        **options: Any,
+        **options: Unpack[ClientOptions],
     ) -> None:
+        check_options(type(self).__name__, options)
         self._set_up(Client(url, **options), read_only, setting("pipeline", pipeline))
 
     def _set_up(self, client: Client, read_only: bool, pipeline: bool) -> None:
@@ -445,7 +446,10 @@ class FastStore(Store, KeyMapping):
         )
 
     async def clear(self) -> None:  # type: ignore[override]
-        """Delete all keys."""
+        """Delete all keys.
+
+        A coroutine, as zarr has it: ``await store.clear()``, or ``store.delitems(list(store))``.
+        """
         await self.delete_dir("")
 
     # ------------------------------------------------------------------------------------ listing

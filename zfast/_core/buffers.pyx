@@ -289,6 +289,9 @@ cdef class Body:
     def __getitem__(self, index):
         return memoryview(self)[index]
 
+    def __contains__(self, item):
+        return item in self.__bytes__()
+
     def part(self, Py_ssize_t start, Py_ssize_t end):
         """The bytes from `start` to `end` (exclusive) as a Body of the same memory."""
         start = max(0, min(start, self._size))

@@ -36,7 +36,7 @@ from zfast.connections.opening import (
 from zfast.connections.origins import Origin, all_connections, origins
 from zfast.connections.relay import Relay
 from zfast.connections.sessions import session_over
-from zfast.errors import ConfigurationError
+from zfast.errors import ConfigurationError, without_secrets
 from zfast.locations.http import HTTPLocation
 
 __all__ = ["relayed", "tls_fallback"]
@@ -98,6 +98,7 @@ def _dial(calls: Calls, origin_id: int) -> None:
             code, number, detail = opening.explain(error)
             if origin.proxy:
                 detail = f"through the {origin.proxy}: {detail}"
+            _log.debug("no connection to %s: %s", origin, without_secrets(detail))
             if connection is not None:
                 _discard(pool, connection)
             if number in NO_DESCRIPTOR:
@@ -283,6 +284,7 @@ def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
                     # It broke: others of the host's addresses go first for a while.
                     with runtime.fork_guard:
                         addresses.failed(lease.address, time.monotonic())
+                    _log.debug("a connection to %s broke", lease.address or "a server")
                 if kind == "close" or calls.engine.stopped:
                     # At exit urllib3 may have closed what is in its pools before.
                     _discard(lease.pool, lease.connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import ssl
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -101,6 +102,11 @@ class EnvironmentManagers:
         Path of a bundle of CA certificates to trust instead of the system's.
     **options
         Of each `urllib3.PoolManager`.
+
+    Raises
+    ------
+    ConfigurationError
+        If no certificate can be read from the bundle.
     """
 
     def __init__(self, proxies: Proxies, ca_certs: str | None = None, **options: Any) -> None:
@@ -108,7 +114,8 @@ class EnvironmentManagers:
         self._ca_certs = ca_certs
         self._options = options
         self._managers: dict[tuple[Proxy | None, bool], PoolManager] = {}
-        self._tls: dict[str, Any] | None = None
+        # A bundle at once: the client that is being made names it.
+        self._tls: dict[str, Any] | None = None if ca_certs is None else _trust_in(ca_certs)
 
     def leading_to(self, scheme: str, host: str, port: int) -> PoolManager:
         proxy = self._proxies.leading_to(scheme, host, port)
@@ -155,8 +162,14 @@ def _trust_in(ca_certs: str | None) -> dict[str, Any]:
         else:
             context.load_verify_locations(ca_certs)
         context.set_alpn_protocols(ALPN_PROTOCOLS)
-    except (OSError, TypeError):
-        # urllib3 finds out as well, and has words for it.
+    except OSError as error:
+        if ca_certs is None:
+            # urllib3 finds out as well, and has words for it.
+            return {}
+        raise ConfigurationError(
+            f"ca_certs is {os.fspath(ca_certs)!r}, where no certificate can be read: {error}"
+        ) from None
+    except TypeError:
         return {} if ca_certs is None else {"ca_certs": ca_certs}
 
     def keep_alpn_protocols(protocols: Iterable[str]) -> None:

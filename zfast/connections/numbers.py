@@ -127,6 +127,10 @@ def time_limits(timeout: Timeouts) -> Limits:
         A number stands for all of them, the time for reading of a Timeout also for the first byte;
         None takes the settings'.
     """
+    if isinstance(timeout, tuple):
+        raise ConfigurationError(
+            f"timeout is {timeout!r}: pass urllib3.Timeout(connect=..., read=...), or one number"
+        )
     if timeout is None or not isinstance(timeout, urllib3.Timeout):
         return Limits(
             setting("connect_timeout", timeout),

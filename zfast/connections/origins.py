@@ -45,6 +45,10 @@ class Origin:
     engine: Engine
     id: int = field(default_factory=lambda: next(_origin_ids))
 
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
     def pool(self) -> Any:
         """The pool; asked for anew each time, since a manager forgets those that it uses least."""
         host = f"[{self.host}]" if ":" in self.host else self.host

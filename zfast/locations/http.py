@@ -150,9 +150,13 @@ class HTTPLocation:
 
         Raises
         ------
+        TypeError
+            If the key is no str.
         UnicodeEncodeError
             If the key holds a lone surrogate that no file name could give it.
         """
+        if not isinstance(key, str):
+            raise TypeError(f"a key is a str, not {type(key).__name__}")
         if not key:
             path = self.url[len(self.origin) :] or "/"
             return (path + self._query).encode("ascii")
@@ -243,7 +247,7 @@ class HTTPLocation:
 
 
 def _refusal(url: str, reason: str) -> ConfigurationError:
-    return ConfigurationError(f"{reason} (base URL {redact(url)})")
+    return ConfigurationError(f"{reason} (URL {redact(url)})")
 
 
 def _split(url: str) -> dict[str, str]:
