@@ -346,6 +346,8 @@ def test_pool_manager(scripted: Start) -> None:
 def test_a_url_that_cannot_be_read_is_one_failure_of_many(nginx: Site) -> None:
     nginx.write({"key": BODY})
     url = f"{nginx.url}/key"
+    (refused,) = cat_ranges([float("nan")], on_error="return")  # type: ignore[list-item]
+    assert "is a str, not float" in str(refused)
     for given in (["s3://bucket/key", url], [url, "s3://bucket/key", url], ["s3://bucket/key"]):
         read = cat_ranges(given, 0, 3, on_error="return")
         for at, result in zip(given, read, strict=True):

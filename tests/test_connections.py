@@ -321,6 +321,24 @@ def test_sockets_with_ways_of_their_own(scripted: Start, kind: type) -> None:
     assert kind is Alike or Counting.seen > 2 * len(large)
 
 
+def test_a_socket_whose_ways_cannot_be_used(scripted: Start) -> None:
+    class Encrypting(socket.socket):
+        def sendall(self, data: Any, *rest: Any) -> None:
+            super().sendall(bytes(octet ^ 1 for octet in bytes(data)), *rest)
+
+    class Own(HTTPConnection):
+        def _new_conn(self) -> Any:
+            return Encrypting(fileno=super()._new_conn().detach())
+
+    server = scripted(echo)
+    manager = urllib3.PoolManager()
+    manager.connection_from_url(server.url).ConnectionCls = Own
+    with pytest.raises(zfast.ConnectionFailedError, match="has sendall of its own") as raised:
+        Client(server.url, pool_manager=manager).get("key")
+    assert raised.value.attempts == 1
+    assert server.requests == []
+
+
 def test_a_connection_that_speaks_http2(scripted: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     class Other(HTTPConnection):
         """As urllib3's own, which takes a package that is not everywhere."""
@@ -640,16 +658,19 @@ def test_connections_closed_while_idle_are_replaced(scripted: Start, reset: bool
 def test_a_managers_own_headers_retries_and_timeout(scripted: Start) -> None:
     """They stand for what no argument says, but for what the engine writes itself."""
     server = scripted(lambda request: [status(503)] if request.key == "busy" else [Stall()])
+    headers: dict[Any, Any] = {"X-A": "theirs", b"X-B": b"theirs", "X-C": 1}
+    headers |= {"User-Agent": urllib3.util.SKIP_HEADER, **urllib3.make_headers(keep_alive=True)}
     manager = urllib3.PoolManager(
-        headers={"X-A": "theirs", "X-B": "theirs", **urllib3.make_headers(keep_alive=True)},
+        headers=headers,
         retries=urllib3.Retry(2, status_forcelist=[503]),
-        timeout=urllib3.Timeout(0.1),
+        timeout=urllib3.Timeout(1.0),
     )
     client = Client(server.url, pool_manager=manager, headers={"x-a": "ours"})
     with pytest.raises(zfast.ResponseError, match="after 3 attempts"):
         client.get("busy")
     request = server.requests[0]
-    assert (request.field("X-A"), request.field("X-B")) == ("ours", "theirs")
+    sent = [request.field(name) for name in ("X-A", "X-B", "X-C", "User-Agent")]
+    assert sent == ["ours", "theirs", "1", f"zfast/{zfast.__version__}"]
     for read in (
         lambda: client.get("stalls"),
         lambda: zfast.cat_ranges([f"{server.url}/stalls"], pool_manager=manager),

@@ -273,12 +273,15 @@ def test_a_refused_read_says_how_403_can_mean_missing() -> None:
 
 
 def test_what_is_put_where_there_is_no_directory_says_whose_it_is_to_make() -> None:
-    hint = "create_full_put_path"
     said = {
-        method: str(error_for(Status.BAD_STATUS, url="http://h/k", status=409, method=method))
+        (method, status): str(
+            error_for(Status.BAD_STATUS, url="http://h/k", status=status, method=method)
+        )
         for method in ("GET", "PUT", "DELETE")
+        for status in (404, 409, 500)
     }
-    assert [method for method, text in said.items() if hint in text] == ["PUT"]
+    hinted = {case for case, text in said.items() if "directory" in text}
+    assert hinted == {("PUT", 404), ("PUT", 409), ("PUT", 500)}
 
 
 def test_raise_for_keeps_the_cause() -> None:
@@ -344,6 +347,7 @@ def test_what_stands_around_a_url_stays() -> None:
     text = "said (see https://user:pass@docs/page.html#part)), or [http://h/x?token=1], ok."
     error = ConnectionFailedError(text, url="http://h/k")
     assert "(see https://docs/page.html)), or [http://h/x], ok." in str(error)
+    assert "to http://[::1]" in str(ConnectionFailedError("to http://[::1]", url="http://h/k"))
 
 
 @given(st.text())

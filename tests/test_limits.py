@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from promises import sent_ranges
 from servers.nginx import Nginx
 from servers.script import in_child, run
 from servers.scripted import ScriptedServer, ok, ranged
@@ -18,7 +15,6 @@ from servers.site import Site
 
 import zfast
 from zfast import Client
-from zfast.collector import Collector
 
 Start = Callable[..., ScriptedServer]
 
@@ -281,30 +277,3 @@ def test_an_origin_that_ignores_ranges_is_asked_once_for_a_key(scripted: Start) 
     ranges = [(i, i + 50) for i in range(0, 1000, 10)]
     assert client.get_ranges("key", ranges) == [body[i : i + 50] for i, _ in ranges]
     assert len(server.requests) == 2
-
-
-@pytest.mark.parametrize("way", ["client", "collector"])
-async def test_an_origin_that_ignored_a_range_once_is_asked_for_ranges_again(
-    scripted: Start, way: str
-) -> None:
-    """A cache on the way sends all of what it does not have yet."""
-    body = bytes(range(256)) * 100
-    handler = ranged({"key": body, "made anew": body})
-    server = scripted(lambda request: ok(body) if "anew" in request.key else handler(request))
-    client = Client(server.url)
-    collector = Collector(client)
-    ranges = [(10, 20), (1000, 1010), (500, 30000)]
-
-    async def read() -> None:
-        found: Any
-        if way == "client":
-            found = client.get_ranges("key", ranges)
-        else:
-            found = await asyncio.gather(*(collector.read("key", asked) for asked in ranges))
-        assert found == [body[slice(*asked)] for asked in ranges]
-
-    assert client.get("made anew", (5, 10)) == body[5:10]
-    await read()
-    assert sent_ranges(server)[1:] == ["bytes=10-29999"]
-    await read()
-    assert len(server.requests) == 5

@@ -438,6 +438,10 @@ def test_what_is_no_key_or_no_pair_is_said() -> None:
     for key in (None, b"key", Path("key"), 3):
         with pytest.raises(TypeError, match="a key is a str, not"):
             client.get(key)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a key is a str, not"):
+            client.put(key, b"")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="a key is a str, not"):
+            client.delete(key)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"\(key, None\)"):
         client.get_many(["ab", "cd"])  # type: ignore[list-item]
     with pytest.raises(zfast.ConfigurationError, match=r"urllib3.Timeout\(connect="):

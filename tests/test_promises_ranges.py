@@ -203,8 +203,7 @@ def test_ignored_ranges_are_remembered(scripted: Scripted) -> None:
         b"",
     ]
     assert sorted(request.key for request in server.requests[3:]) == ["a", "b"]
-    assert sent_ranges(server)[2] == "bytes=0-11"
-    assert {sent_ranges(server)[at] for at in (3, 4)} == {"bytes=1-39", None}
+    assert sent_ranges(server)[2:] == [None] * 3
 
 
 def test_ignored_ranges_of_missing_and_failing_keys(scripted: Scripted) -> None:

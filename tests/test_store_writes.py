@@ -334,15 +334,16 @@ async def test_a_failing_listing_is_not_an_empty_one(
 class WebDAV(Listed):
     """Takes PUT and MKCOL only into a directory that is there (RFC 4918, sections 9.3.1, 9.7.1)."""
 
-    def __init__(self) -> None:
+    def __init__(self, refusal: int = 409) -> None:
         super().__init__({})
+        self.refusal = refusal
         self.directories = {""}
 
     def __call__(self, request: Request) -> Reply:
         name = request.key.rstrip("/")
         above = name.rpartition("/")[0]
         if request.method in ("PUT", "MKCOL") and above not in self.directories:
-            return status(409)
+            return status(self.refusal if request.method == "PUT" else 409)
         if request.method == "MKCOL":
             if name in self.directories:
                 return status(405, allow="GET")
@@ -351,11 +352,13 @@ class WebDAV(Listed):
         return super().__call__(request)
 
 
+@pytest.mark.parametrize("refusal", [409, 404])
 @pytest.mark.parametrize("base", ["", "a/b c/store.zarr"])
 def test_directories_that_a_server_leaves_to_its_clients(
-    scripted: Callable[..., ScriptedServer], base: str
+    scripted: Callable[..., ScriptedServer], base: str, refusal: int
 ) -> None:
-    dav = WebDAV()
+    """Servers that are written in Go say 404, as they say of other things."""
+    dav = WebDAV(refusal)
     server = scripted(dav)
     store = FastStore(f"{server.url}/{base}", read_only=False)
     array = zarr.create_array(store, shape=(6, 6), chunks=(2, 2), dtype="i4")

@@ -334,9 +334,11 @@ def test_a_success_before_all_of_the_content(
     done = threading.Event()
     server = scripted([], on_head=lambda _: [Reply(201).wire(), Wait(done)], tls=tls_context)
     client = Client(server.url, ca_certs=tls_ca_file, retries=0)
-    with pytest.raises(zfast.ResponseError, match="before it had all of the content"):
-        client.put("key", bytes(50_000_000))
-    done.set()
+    try:
+        with pytest.raises(zfast.ResponseError, match="before it had all of the content"):
+            client.put("key", bytes(50_000_000))
+    finally:
+        done.set()
 
 
 def test_a_hint_before_all_of_the_content(tls_context: ssl.SSLContext, tls_ca_file: str) -> None:

@@ -274,3 +274,15 @@ def test_a_server_without_tls(scripted: Start, tls_ca_file: str) -> None:
         client.get("key")
     assert raised.value.attempts == 2
     assert server.requests == []
+
+
+def test_a_bundle_that_was_renewed(scripted: Start, tls_ca: trustme.CA, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.pem"
+    trustme.CA().cert_pem.write_to_path(str(bundle))
+    server = scripted(echo, tls=served(tls_ca, "127.0.0.1"), strict=False)
+    with pytest.raises(zfast.ConnectionFailedError):
+        Client(server.url, ca_certs=str(bundle), retries=0).get("key")
+    renewed = tmp_path / "renewed.pem"
+    tls_ca.cert_pem.write_to_path(str(renewed))
+    renewed.replace(bundle)
+    assert Client(server.url, ca_certs=str(bundle), retries=0).get("key") == b"key"

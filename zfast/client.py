@@ -81,7 +81,8 @@ class Client:
     timeout : urllib3.Timeout or float, optional
         Seconds to connect, and seconds without progress.
     deadline : float, optional
-        Seconds for each call as a whole, retries included; for each batch of a listing anew.
+        Seconds for each call as a whole, retries included; for each batch of a listing anew, and
+        of a write that has to make directories.
     pool_manager : urllib3.PoolManager, optional
         Your own, with its proxies, certificates and pool sizes; its headers, retries and timeout
         stand where these are not given.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zfast import loops
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
-from zfast.planner import Span, grouped, span, within
+from zfast.planner import Span, bounds, grouped, span
 
 if TYPE_CHECKING:
     from zfast._core.buffers import Body
@@ -113,9 +113,7 @@ class _Flight:
                 continue
             if body is not None:
                 exact = read.wanted == wanted
-                read.set_result(
-                    body if exact else body.part(*within(read.wanted, wanted, len(body)))
-                )
+                read.set_result(body if exact else body.part(*bounds(read.wanted, len(body))))
             elif batch.code(index) == _MISSING:
                 read.set_result(None)
             else:
@@ -206,10 +204,9 @@ class Collector:
                 begin(1)
                 # What has been handed over is the caller's alone: he may read more than there is
                 # memory for.
-                index, body = places.pop(done), done.result()
+                handed = [(places.pop(done), done.result())]
                 del done
-                yield index, body
-                del body
+                yield handed.pop()
         finally:
             for read in places:
                 # Looked at, so that asyncio does not report a failure that came after the first.

@@ -302,7 +302,7 @@ class Directories:
 
     def _cut_listing(self, directory: str) -> ListingError:
         return ListingError(
-            f"its index page has {CADDY_FILE_LIMIT} entries, after which Caddy ends one; set "
+            f"its index page may be cut: Caddy ends one after {CADDY_FILE_LIMIT} entries; set "
             "file_server { browse { file_limit N } } to more than there are",
             url=self._place.display(directory) if directory else self._place.url,
             status=200,

@@ -34,8 +34,11 @@ __all__ = [
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.%A-Za-z]*\]|[^\[\]:@\s\\]*)(?::[0-9]*)?")
-# Without what ends a sentence, or a bracket, around it.
-_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s'\"<>]*[^\s'\"<>).,;:!\]]")
+# Without what ends a sentence, or a bracket, around it; an IPv6 address has its own.
+_URL_IN_TEXT = re.compile(
+    r"[A-Za-z][A-Za-z0-9+.\-]*://(?:\[[0-9A-Fa-f:.]*\](?=[\s'\"<>).,;!\]]|$)"
+    r"|[^\s'\"<>]*[^\s'\"<>).,;:!\]])"
+)
 _QUERY_IN_TEXT = re.compile(r"\?[^\s'\"<>=]+=[^\s'\"<>]*")
 
 
@@ -324,12 +327,13 @@ _BY_HTTP_STATUS_OF_WRITE: dict[int, tuple[type[ZfastError], str]] = {
     405: (NotWritableError, "the server does not take this method here"),
     501: (NotWritableError, "the server does not know this method"),
 }
-# WebDAV's PUT makes no directories (RFC 4918, section 9.7.1), and here MKCOL has made none.
+# WebDAV's PUT makes no directories (RFC 4918, section 9.7.1), and here MKCOL has made none. nginx
+# answers 500 where one is not there.
+_NO_DIRECTORY = "perhaps its directory is not there and cannot be made"
 _BY_HTTP_STATUS_OF_PUT: dict[int, tuple[type[ZfastError], str]] = {
-    409: (
-        ResponseError,
-        "its directory is not there, and cannot be made; nginx: create_full_put_path on",
-    ),
+    404: (ResponseError, _NO_DIRECTORY),
+    409: (ResponseError, _NO_DIRECTORY),
+    500: (ResponseError, "nginx, where a directory is not there: create_full_put_path on"),
 }
 _WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
 

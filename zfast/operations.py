@@ -6,6 +6,7 @@ Written once for both faces: how the batches are waited for is the client's busi
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -21,7 +22,7 @@ from zfast._core.types import Method, Status
 from zfast.connections import Connections
 from zfast.errors import ZfastError, error_for
 from zfast.locations.http import HTTPLocation
-from zfast.planner import grouped, span, within
+from zfast.planner import bounds, grouped, span
 
 __all__ = [
     "NewBatch",
@@ -45,7 +46,9 @@ _GET, _HEAD, _PUT, _DELETE, _MKCOL = (
 _OK, _MISSING, _CHANGED, _CANCELLED = (
     int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED)
 )
-_PARTIAL, _BAD_REQUEST, _CONFLICT = 206, 400, 409
+_BAD_REQUEST, _NOT_FOUND, _CONFLICT = 400, 404, 409
+# So long whole objects are asked for where a range was ignored: see WHOLE_SECONDS of the core.
+_WHOLE_SECONDS = 60.0
 _DOT_SEGMENTS = frozenset((".", ".."))
 
 
@@ -107,7 +110,7 @@ class Operations:
         self.location = location
         self.connections = connections
         self.policy = policy
-        self.ignores_ranges = False
+        self._whole_until = 0.0
         self._indexes: ShardIndexes | None = None
 
     def origin(self) -> int:
@@ -136,16 +139,18 @@ class Operations:
                 for target in targets:
                     self._indexes.forget(target)
 
-    def learn(self, batch: Batch) -> None:
-        """Note whether the origin ignored the ranges of a complete batch, or knows them after all.
+    @property
+    def ignores_ranges(self) -> bool:
+        """Whether the origin has ignored a range lately: reads of one object are then one request.
 
-        What is not in a cache on the way often comes whole, and one key of many may be made anew.
+        That may have been a cache on the way, or one key of many: not for good.
         """
+        return self._whole_until > 0 and time.monotonic() < self._whole_until
+
+    def learn(self, batch: Batch) -> None:
+        """Note whether the origin ignored a range of a complete batch."""
         if batch.range_ignored:
-            self.ignores_ranges = True
-        elif self.ignores_ranges:
-            statuses = (batch.outcome(index)["status"] for index in range(len(batch)))
-            self.ignores_ranges = _PARTIAL not in statuses
+            self._whole_until = time.monotonic() + _WHOLE_SECONDS
 
     def error(
         self, batch: Batch, index: int, key: str, byte_range: Any = None, method: str = "GET"
@@ -216,9 +221,7 @@ class Operations:
             for at in members:
                 if isinstance(result, Body):
                     exact = asked == wanted[at]
-                    found[at] = (
-                        result if exact else result.part(*within(wanted[at], asked, len(result)))
-                    )
+                    found[at] = result if exact else result.part(*bounds(wanted[at], len(result)))
                 elif result is not None:
                     found[at] = self.error(batch, index, *items[at])
         return found
@@ -292,8 +295,9 @@ class Operations:
         _check_below([key for key, _ in items])
         batch = yield from self._put(items, if_absent, new_batch)
         failed = first_failure(batch)
-        if failed is not None and batch.outcome(failed)["status"] == _CONFLICT:
-            # WebDAV leaves it to the client to make the directories (RFC 4918, section 9.7.1).
+        if failed is not None and batch.outcome(failed)["status"] in (_CONFLICT, _NOT_FOUND):
+            # WebDAV leaves it to the client to make the directories, and asks for them by 409 (RFC
+            # 4918, section 9.7.1); servers that are written in Go by 404.
             items = [item for index, item in enumerate(items) if batch.code(index) != _OK]
             yield from self._make_directories([key for key, _ in items], new_batch)
             batch = yield from self._put(items, if_absent, new_batch)
@@ -354,10 +358,10 @@ class Operations:
         _check_below(keys)
         batch = new_batch(fail_fast=True)
         origin = self.origin()
-        targets = [self.location.target(key) for key in keys]
-        for key, target in zip(keys, targets, strict=True):
-            if target.partition(b"?")[0].endswith(b"/"):
+        for key in keys:
+            if not key.rpartition("/")[2]:
                 raise ValueError(f"{key!r} names a directory, and all that is in it would go")
+        targets = [self.location.target(key) for key in keys]
         for target in targets:
             batch.add(self.policy, origin, _DELETE, target)
         yield from self._change(batch, targets)
@@ -369,6 +373,8 @@ class Operations:
 def _check_below(keys: Iterable[str]) -> None:
     # Servers take these out of a path, percent-encoded too: something else would change.
     for key in keys:
+        if not isinstance(key, str):
+            raise TypeError(f"a key is a str, not {type(key).__name__}")
         if not _DOT_SEGMENTS.isdisjoint(key.split("/")):
             raise ValueError(f"{key!r} has a segment . or .., which no server keeps as it is")
 

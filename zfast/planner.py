@@ -12,7 +12,7 @@ from typing import Any
 
 from zfast._core.types import RangeKind
 
-__all__ = ["WHOLE", "Group", "Span", "bounds", "coalesced", "grouped", "span", "within"]
+__all__ = ["WHOLE", "Group", "Span", "bounds", "coalesced", "grouped", "span"]
 
 # Plain ints: an enum's members cost a look-up a read.
 _WHOLE, _BOUNDED, _OFFSET, _SUFFIX, _EMPTY = (
@@ -148,8 +148,7 @@ def grouped(reads: Iterable[tuple[Hashable, Span]]) -> list[tuple[Span, list[int
     -------
     list of (Span, list of int)
         What each request asks for, and the indexes of the reads that it serves: several reads of
-        one object are one request, to be sliced; see `within`. It asks for no more than lies
-        between them, for a server may know ranges after all.
+        one object are one request, to be sliced.
     """
     groups: dict[Hashable, tuple[Span, list[int]]] = {}
     for at, (of, wanted) in enumerate(reads):
@@ -158,26 +157,8 @@ def grouped(reads: Iterable[tuple[Hashable, Span]]) -> list[tuple[Span, list[int
         else:
             members = groups[of][1]
             members.append(at)
-            groups[of] = (_around(groups[of][0], wanted), members)
+            groups[of] = (WHOLE, members)
     return list(groups.values())
-
-
-def _around(one: Span, other: Span) -> Span:
-    if one[0] == other[0] == _BOUNDED:
-        return (_BOUNDED, min(one[1], other[1]), max(one[2], other[2]))
-    return one if one == other else WHOLE
-
-
-def within(wanted: Span, asked: Span, size: int) -> tuple[int, int]:
-    """Return start and exclusive end of a range in the `size` bytes that another one brought.
-
-    `asked` is the range itself, the whole object, or a bounded one around a bounded one.
-    """
-    if asked == wanted:
-        return 0, size
-    if asked[0] == _BOUNDED:
-        return min(wanted[1] - asked[1], size), min(wanted[2] - asked[1], size)
-    return bounds(wanted, size)
 
 
 def bounds(wanted: Span, size: int) -> tuple[int, int]:

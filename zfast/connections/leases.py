@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
-from urllib3.exceptions import ClosedPoolError, EmptyPoolError, HTTPError
+from urllib3.exceptions import ClosedPoolError, EmptyPoolError, HTTPError, SSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from zfast import runtime
@@ -181,10 +181,24 @@ def _session_of(sock: Any) -> tuple[int, str]:
     return (0, why) if why else session_of(sock)
 
 
+# What urllib3 sends and receives by, and what the relay does in its place.
+_WAYS = {"sendall": "send", "recv_into": "recv", "makefile": "recv"}
+
+
 def _has_own_ways(sock: Any, kind: type) -> bool:
-    # What urllib3 sends and receives by: who overrides that may encrypt. PySocks does not.
-    names = ("sendall", "recv_into", "makefile")
-    return any(getattr(type(sock), name) is not getattr(kind, name) for name in names)
+    # Who overrides what urllib3 uses may encrypt. PySocks does not.
+    overridden = {
+        name
+        for name in {*_WAYS, *_WAYS.values()}
+        if getattr(type(sock), name) is not getattr(kind, name)
+    }
+    for name in overridden & _WAYS.keys():
+        if _WAYS[name] not in overridden:
+            raise SSLError(
+                f"a {type(sock).__name__} has {name} of its own, and no {_WAYS[name]} to read and "
+                "write by without waiting"
+            )
+    return not overridden.isdisjoint(_WAYS)
 
 
 def _attach(calls: Calls, lease_id: int, tls: Any, why: str) -> socket.socket:

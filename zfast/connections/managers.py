@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import urllib3
+from urllib3.util.request import SKIP_HEADER
 from urllib3.util.ssl_ import ALPN_PROTOCOLS, create_urllib3_context
 
 from zfast.errors import ConfigurationError
@@ -50,7 +51,17 @@ def usual_options(manager: PoolManager | None) -> Options:
     if not isinstance(timeout, (urllib3.Timeout, int, float)):
         # urllib3 has a mark of its own for "not told".
         timeout = None
-    return Options(getattr(manager, "headers", None), retries, timeout)
+    headers = {
+        _text(name): _text(value)
+        for name, value in (getattr(manager, "headers", None) or {}).items()
+        if value != SKIP_HEADER
+    }
+    return Options(headers, retries, timeout)
+
+
+def _text(value: Any) -> str:
+    # As http.client takes them.
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
 class Managers(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import stat
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
@@ -148,6 +149,16 @@ _of_managers: weakref.WeakValueDictionary[tuple[int, float | None], Connections]
 )
 
 
+def _stamp(path: str) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def shared(
     manager: PoolManager | None, ca_certs: str | None, connect_timeout: float | None
 ) -> Connections:
@@ -170,7 +181,9 @@ def shared(
         raise ConfigurationError(
             f"ca_certs is a {type(ca_certs).__name__}, but has to be the path of a file"
         )
-    if ca_certs is not None and not os.path.isfile(ca_certs):
+    # A bundle that was renewed is another one.
+    stamp = None if ca_certs is None else _stamp(ca_certs)
+    if ca_certs is not None and stamp is None:
         raise ConfigurationError(f"ca_certs is {os.fspath(ca_certs)!r}, where there is no file")
     if manager is not None:
         if not isinstance(manager, PoolManager):
@@ -188,7 +201,7 @@ def shared(
                 _of_managers[id(manager), connect_timeout] = found
             return found
     proxies = Proxies.of_environment() if setting("trust_env") else Proxies()
-    key = (ca_certs, connect_timeout, proxies)
+    key = (ca_certs, stamp, connect_timeout, proxies)
     with runtime.fork_guard:
         if key not in _shared:
             managers = EnvironmentManagers(proxies, ca_certs, maxsize=setting("max_concurrency"))
