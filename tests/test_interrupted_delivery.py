@@ -58,7 +58,10 @@ def test_values_that_are_taken_one_after_another(scripted: Start) -> None:
         signal.signal(signal.SIGALRM, _interrupt)
         chance, interrupted = random.Random(0), 0
         client = zfast.Client(server.url)
-        for _ in range(12):
+        for _ in range(500):
+            # How often a round is interrupted is a matter of how fast this machine is.
+            if interrupted > 30:
+                break
             arrivals = Arrivals(client, OBJECTS)
             while not arrivals._batch.done:
                 time.sleep(0.001)
@@ -75,7 +78,7 @@ def test_values_that_are_taken_one_after_another(scripted: Start) -> None:
             assert {key: bytes(value) for key, value in arrivals.items()} == OBJECTS
         return interrupted
 
-    assert in_child(work) > 20
+    assert in_child(work) > 30
 
 
 async def _values(client: zfast.Client) -> list[bytes]:

@@ -323,13 +323,3 @@ def test_an_object_is_deleted_and_no_directory(scripted: Scripted, base: str, ke
     with pytest.raises(ValueError, match="a directory"):
         Client(f"{server.url}/{base}").delete(key)
     assert not server.requests
-
-
-@pytest.mark.parametrize("key", ["../a", "a/../b", "./a", "a/."])
-def test_nothing_is_written_where_servers_resolve_a_key(scripted: Scripted, key: str) -> None:
-    server = scripted(ranged({}))
-    client = client_of(server)
-    for call in (lambda: client.put(key, b""), lambda: client.delete(key)):
-        with pytest.raises(ValueError, match="segment"):
-            call()
-    assert not server.requests

@@ -49,7 +49,6 @@ _OK, _MISSING, _CHANGED, _CANCELLED = (
 _BAD_REQUEST, _NOT_FOUND, _CONFLICT = 400, 404, 409
 # So long whole objects are asked for where a range was ignored: see WHOLE_SECONDS of the core.
 _WHOLE_SECONDS = 60.0
-_DOT_SEGMENTS = frozenset((".", ".."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +291,7 @@ class Operations:
         self, items: Sequence[tuple[str, Any]], if_absent: bool, new_batch: NewBatch
     ) -> Steps[bool]:
         """False where `if_absent` kept one from being written."""
-        _check_below([key for key, _ in items])
+        _check_keys(key for key, _ in items)
         batch = yield from self._put(items, if_absent, new_batch)
         failed = first_failure(batch)
         if failed is not None and batch.outcome(failed)["status"] in (_CONFLICT, _NOT_FOUND):
@@ -355,7 +354,7 @@ class Operations:
 
     def delete_many(self, keys: Sequence[str], new_batch: NewBatch) -> Steps[None]:
         """Silent where missing."""
-        _check_below(keys)
+        _check_keys(keys)
         batch = new_batch(fail_fast=True)
         origin = self.origin()
         for key in keys:
@@ -370,13 +369,10 @@ class Operations:
             raise self.error(batch, failed, keys[failed], method="DELETE")
 
 
-def _check_below(keys: Iterable[str]) -> None:
-    # Servers take these out of a path, percent-encoded too: something else would change.
+def _check_keys(keys: Iterable[Any]) -> None:
     for key in keys:
         if not isinstance(key, str):
             raise TypeError(f"a key is a str, not {type(key).__name__}")
-        if not _DOT_SEGMENTS.isdisjoint(key.split("/")):
-            raise ValueError(f"{key!r} has a segment . or .., which no server keeps as it is")
 
 
 def fields_of(head: bytes) -> dict[str, str]:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import urllib3
+from urllib3.util import ssl_ as urllib3_ssl
 from urllib3.util.request import SKIP_HEADER
 from urllib3.util.ssl_ import ALPN_PROTOCOLS, create_urllib3_context
 
@@ -124,17 +125,21 @@ class EnvironmentManagers:
         self._proxies = proxies
         self._ca_certs = ca_certs
         self._options = options
-        self._managers: dict[tuple[Proxy | None, bool], PoolManager] = {}
-        # A bundle at once: the client that is being made names it.
-        self._tls: dict[str, Any] | None = None if ca_certs is None else _trust_in(ca_certs)
+        # By the kind of context that urllib3 makes, which pyOpenSSL may change; None without TLS.
+        self._managers: dict[tuple[Proxy | None, Any], PoolManager] = {}
+        self._trusts: dict[Any, dict[str, Any]] = {}
+        if ca_certs is not None:
+            # At once: the client that is being made names it.
+            self._trust()
 
     def leading_to(self, scheme: str, host: str, port: int) -> PoolManager:
         proxy = self._proxies.leading_to(scheme, host, port)
         has_tls = scheme == "https" or (proxy is not None and proxy.url.startswith("https:"))
-        manager = self._managers.get((proxy, has_tls))
+        key = proxy, urllib3_ssl.SSLContext if has_tls else None
+        manager = self._managers.get(key)
         if manager is None:
             options = {**self._options, **(self._trust() if has_tls else {})}
-            manager = self._managers[proxy, has_tls] = _manager(proxy, options)
+            manager = self._managers[key] = _manager(proxy, options)
         return manager
 
     def clear(self) -> None:
@@ -145,15 +150,15 @@ class EnvironmentManagers:
         for manager in self._managers.values():
             _forget(manager)
         # A thread of the parent that was at a handshake had the context's locks.
-        if self._tls is not None:
-            _abandoned.append(self._tls)
+        _abandoned.append(self._trusts)
         self._managers.clear()
-        self._tls = None
+        self._trusts = {}
 
     def _trust(self) -> dict[str, Any]:
-        if self._tls is None:
-            self._tls = _trust_in(self._ca_certs)
-        return self._tls
+        kind = urllib3_ssl.SSLContext
+        if kind not in self._trusts:
+            self._trusts[kind] = _trust_in(self._ca_certs)
+        return self._trusts[kind]
 
 
 # In a child: contexts of the parent's, of which nothing may run, not even a destructor.
