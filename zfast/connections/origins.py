@@ -47,13 +47,14 @@ class Origin:
     id: int = field(default_factory=lambda: next(_origin_ids))
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{self._host_in_url()}:{self.port}"
 
     def pool(self) -> Any:
         """The pool; asked for anew each time, since a manager forgets those that it uses least."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.manager.connection_from_host(host, self.port, self.scheme)
+        return self.manager.connection_from_host(self._host_in_url(), self.port, self.scheme)
+
+    def _host_in_url(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 origins: weakref.WeakValueDictionary[int, Origin] = weakref.WeakValueDictionary()
