@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 from collections import Counter
@@ -15,13 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, event, given, seed, settings
 from hypothesis import strategies as st
-from servers.nginx import Nginx
 
 pytest.importorskip("zarr", minversion="3.1", reason="zarr 3 over FastStore")
 
 import zarr
 from array_layouts import layouts
-from array_selections import OUTS, Answer, Selection, selections
+from array_selections import OUTS, Selection, selections
 from arrays import (
     BLOSC,
     DTYPES,
@@ -40,9 +38,8 @@ from arrays import (
     shardable,
     sharding,
 )
+from compared_arrays import Both, serving
 from zarr.storage import LocalStore
-
-from zfast import FastStore
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr"),
@@ -60,61 +57,10 @@ ARRAYS = 10
 """How many arrays in a batch. Hypothesis draws the first ten afresh and then mostly varies them."""
 
 
-class Both:
-    """The same arrays in a folder and on a server."""
-
-    def __init__(self, root: Path, url: str) -> None:
-        self.root = root
-        self.store = FastStore(url, deadline=30.0)
-        self._names = map(str, itertools.count())
-
-    def compare(self, layout: Layout, reads: list[Selection]) -> None:
-        """Write an array, and read it from both."""
-        name = next(self._names)
-        layout.write(self.root / name)
-        try:
-            self.compare_written(name, reads, layout.zarr_format, layout.order)
-        finally:
-            shutil.rmtree(self.root / name)
-
-    def compare_written(
-        self, name: str, reads: list[Selection], zarr_format: Any, order: Any = "C"
-    ) -> None:
-        """Read an array from both."""
-        options: dict[str, Any] = {"path": name, "mode": "r", "zarr_format": zarr_format}
-        if zarr_format == 3:
-            options["config"] = {"order": order}
-        with zarr.config.set(ZARRS_OWN):
-            local = zarr.open_array(store=LocalStore(self.root), **options)
-        assert type(local.async_array.codec_pipeline).__name__ == "BatchedCodecPipeline"
-        remote = zarr.open_array(store=self.store, **options)
-        for selection in reads:
-            # Shards look for the pipeline of their inner chunks when they are read.
-            with zarr.config.set(ZARRS_OWN):
-                expected, refusal = _outcome(selection, local)
-            if refusal is not None and not selection.may_be_refused:
-                raise refusal
-            given, error = _outcome(selection, remote)
-            if difference := given.differs(expected):
-                raise AssertionError(f"{selection} gives {difference}") from error
-
-
-def _outcome(selection: Selection, array: zarr.Array[Any]) -> tuple[Answer, Exception | None]:
-    try:
-        return selection.read(array), None
-    except Exception as error:
-        return Answer(type(error).__name__, "raised", (), b""), error
-
-
 @pytest.fixture
 def both(start: Callable[..., Any], tmp_path: Path) -> Iterator[Both]:
-    # Thousands of cases would make a long access log, and nothing here reads it.
-    (tmp_path / "arrays").mkdir()
-    quiet = {"access_log": False, "autoindex": False, "extra": "log_not_found off;"}
-    server = start(Nginx, tmp_path / "arrays", **quiet)
-    found = Both(tmp_path / "arrays", server.url)
-    yield found
-    found.store.close()
+    with serving(start, tmp_path) as found:
+        yield found
 
 
 @st.composite

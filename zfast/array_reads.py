@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,8 +144,7 @@ async def read_array(
     """
     if type(out) is not np.ndarray or not out.flags.writeable:
         raise Inexpressible("an output that is no numpy array")
-    spec = items[0][1]
-    recipe, axes = recipes.get(spec, out.dtype)
+    recipe, _ = recipes.get(items[0][1], out.dtype)
     fill = np.empty((), out.dtype)
     fill[...] = fill_value
     hub = loops.hub(client._engine())
@@ -160,7 +160,6 @@ async def read_array(
         indexes,
         operations.policy,
         operations.origin(),
-        tuple(spec.shape),
         memory,
         fill.tobytes(),
         len(items),
@@ -169,24 +168,14 @@ async def read_array(
         hub.attends(),
     )
 
-    def placed(chunk_selection: Any, out_selection: Any) -> Any:
-        where = place(
-            chunk_selection, out_selection, drop_axes, recipe.shape, out.shape, out.strides, axes
-        )
-        if where is None:
-            return None
-        inner = recipe.inner
-        if inner is None:
-            return [(0, *_listed(where))]
-        return [
-            (number, *_listed(part))
-            for number, part in split(where, recipe.shape, inner.shape, inner.axes)
-        ]
+    def recipe_of(spec: Any) -> tuple[Recipe, Callable[[Any, Any], Any]]:
+        recipe, axes = recipes.get(spec, out.dtype)
+        return recipe, partial(_placed, recipe, axes, out, drop_axes)
 
     def feed() -> None:
-        before, after = location.affixes()
+        named = *location.affixes(), location.target
         try:
-            read.add(items, getter_type, store, before, after, location.target, placed, drop_axes)
+            read.add(items, getter_type, store, *named, recipe_of, drop_axes)
         finally:
             read.seal()
 
@@ -199,6 +188,28 @@ async def read_array(
         item, index = failed
         raise operations.error(batch, index, items[item][0].path)
     return read.missing()
+
+
+def _placed(
+    recipe: Recipe,
+    axes: tuple[int, ...],
+    out: np.ndarray[Any, Any],
+    drop_axes: Sequence[int],
+    chunk_selection: Any,
+    out_selection: Any,
+) -> list[tuple[Any, ...]] | None:
+    where = place(
+        chunk_selection, out_selection, drop_axes, recipe.shape, out.shape, out.strides, axes
+    )
+    if where is None:
+        return None
+    inner = recipe.inner
+    if inner is None:
+        return [(0, *_listed(where))]
+    return [
+        (number, *_listed(part))
+        for number, part in split(where, recipe.shape, inner.shape, inner.axes)
+    ]
 
 
 def _listed(where: tuple[int, list[Extent]] | Points) -> tuple[int, list[tuple[Any, ...]], bool]:

@@ -17,15 +17,13 @@ class ArrayRead:
     batch : Batch
         Open, and given to nobody else.
     recipe : Recipe
-        Of the array's stored chunks.
+        Of the first chunk: those of other shapes differ in nothing else.
     indexes : ShardIndexes
         Of the store.
     policy : Policy
         Of the client that asks.
     origin : int
         As in `Engine.add_origin`.
-    shape : tuple of int
-        Of a chunk, as zarr has it.
     out : buffer
         Writable, with any strides and as many dimensions as it has; its items are as large as the
         recipe's.
@@ -46,7 +44,6 @@ class ArrayRead:
         indexes: ShardIndexes,
         policy: Policy,
         origin: int,
-        shape: tuple[int, ...],
         out: Any,
         fill: bytes,
         count: int,
@@ -62,7 +59,7 @@ class ArrayRead:
         before: bytes,
         after: bytes,
         target: Callable[[str], bytes],
-        place: Callable[[Any, Any], Any],
+        recipe_of: Callable[[Any], tuple[Recipe, Callable[[Any, Any], Any]]],
         drop_axes: Sequence[int] = (),
     ) -> None:
         """Plan chunks and let them go out.
@@ -78,10 +75,12 @@ class ArrayRead:
             A key of unreserved characters has the target ``before + key + after``.
         target : callable
             Gives the target of any other key.
-        place : callable
-            Gives what selections that are no boxes want of a chunk, or of each inner chunk of a
-            shard: a list of (number, offset, extents, whether these are of the chunk as one
-            dimension). See `zfast.selections`.
+        recipe_of : callable
+            Gives the recipe for the chunks of a specification, and what places selections that
+            are no boxes: a callable that gives what they want of a chunk, or of each inner chunk
+            of a shard, as a list of (number, offset, extents, whether these are of the chunk as
+            one dimension). See `zfast.selections`. Called whenever the shape is another than the
+            last chunk's.
         drop_axes : sequence of int
             Dimensions of what is taken from a chunk that the output has not.
 

@@ -78,15 +78,13 @@ cdef class ArrayRead:
     batch : Batch
         Open, and given to nobody else.
     recipe : Recipe
-        Of the array's stored chunks.
+        Of the first chunk: those of other shapes differ in nothing else.
     indexes : ShardIndexes
         Of the store.
     policy : Policy
         Of the client that asks.
     origin : int
         As in `Engine.add_origin`.
-    shape : tuple of int
-        Of a chunk, as zarr has it.
     out : buffer
         Writable, with any strides and as many dimensions as it has; its items are as large as the
         recipe's.
@@ -102,20 +100,20 @@ cdef class ArrayRead:
 
     cdef Assembly* assembly
     cdef Batch batch
-    cdef Recipe recipe
+    cdef Recipe recipe              # of the chunk that is being planned
     cdef ShardIndexes indexes
-    cdef tuple shape
+    cdef tuple shape                # of that chunk, as zarr has it
     cdef Py_buffer out
     cdef bint pinned
-    cdef list kept                  # position lists that extents point into
+    cdef list kept                  # position lists and recipes that tasks point into
     cdef const Chain* inner_chain   # of what is wanted of the shard that is being planned
     cdef vector[Request*] entering
     cdef size_t entered
     cdef double attends
 
     def __cinit__(self, Batch batch not None, Recipe recipe not None, ShardIndexes indexes not None,
-                  Policy policy not None, long long origin, tuple shape, out, bytes fill not None,
-                  size_t count, unsigned long long max_gap, unsigned long long max_run,
+                  Policy policy not None, long long origin, out, bytes fill not None, size_t count,
+                  unsigned long long max_gap, unsigned long long max_run,
                   double attends=0):
         cdef Scheduler* s = batch.engine.scheduler
         cdef Assembly* assembly
@@ -131,7 +129,6 @@ cdef class ArrayRead:
         self.batch = batch
         self.recipe = recipe
         self.indexes = indexes
-        self.shape = shape
         self.kept = []
         assembly = self.assembly = new Assembly()
         assembly.scheduler = s
@@ -161,7 +158,7 @@ cdef class ArrayRead:
         if self.assembly != NULL and self.batch.engine.pid == getpid():
             assembly_free(self.assembly)
 
-    def add(self, items, type getter_type, store, bytes before, bytes after, target, place,
+    def add(self, items, type getter_type, store, bytes before, bytes after, target, recipe_of,
             drop_axes=()):
         """Plan chunks and let them go out.
 
@@ -176,10 +173,12 @@ cdef class ArrayRead:
             A key of unreserved characters has the target ``before + key + after``.
         target : callable
             Gives the target of any other key.
-        place : callable
-            Gives what selections that are no boxes want of a chunk, or of each inner chunk of a
-            shard: a list of (number, offset, extents, whether these are of the chunk as one
-            dimension). See `zfast.selections`.
+        recipe_of : callable
+            Gives the recipe for the chunks of a specification, and what places selections that
+            are no boxes: a callable that gives what they want of a chunk, or of each inner chunk
+            of a shard, as a list of (number, offset, extents, whether these are of the chunk as
+            one dimension). See `zfast.selections`. Called whenever the shape is another than the
+            last chunk's.
         drop_axes : sequence of int
             Dimensions of what is taken from a chunk that the output has not.
 
@@ -195,7 +194,7 @@ cdef class ArrayRead:
             if type(getter) is not getter_type or getter.store is not store:
                 raise Inexpressible("chunks of another store")
             if spec.shape != self.shape:
-                raise Inexpressible("chunks of different shapes")
+                place = self._turn_to(spec, recipe_of)
             if item == self.assembly.missing.size():
                 raise ValueError("more chunks than were announced")
             self.assembly.tasks.emplace_back()
@@ -243,6 +242,20 @@ cdef class ArrayRead:
         if cancelled >= 0:
             return (<Task*>self.batch.state.requests[cancelled].task).item, cancelled
         return None
+
+    cdef _turn_to(self, spec, recipe_of):
+        # To chunks of another shape, as irregular grids have them.
+        cdef Recipe recipe
+        recipe, place = recipe_of(spec)
+        if (recipe.chain.layout.item_size != self.assembly.fill.size()
+                or (recipe.chain.inner == NULL) != (self.recipe.chain.inner == NULL)):
+            raise ValueError("chunks that differ in more than their shape")
+        self.kept.append(recipe)
+        self.recipe = recipe
+        self.shape = spec.shape
+        if not self._is_small(self.assembly.missing.size()):
+            self.attends = 0
+        return place
 
     cdef _name(self, Task* task, key, bytes before, bytes after, target):
         cdef Py_ssize_t size
