@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import urllib3
@@ -69,6 +71,33 @@ def test_clients_of_other_timeouts(scripted: Start, maxsize: int) -> None:
         for client in clients:
             assert client.get_many([("key", None)] * 8) == [b"key"] * 8
     nothing_failed(server, maxsize, *clients)
+
+
+def test_a_long_read_gives_others_their_turn(scripted: Start, maxsize: int) -> None:
+    """A connection without a pause is no reason for other clients of its pool to fail."""
+    had_theirs = threading.Event()
+
+    def slow(request: Request) -> Iterable[Action]:
+        # One after another the reads of the first client would take a minute.
+        if not had_theirs.is_set() and request.key.startswith("long"):
+            had_theirs.wait(0.02)
+        return [ok(request.key.encode())]
+
+    server = scripted(slow)
+    manager = urllib3.PoolManager(maxsize=maxsize, block=True)
+    first, *others = (
+        Client(server.url, pool_manager=manager, timeout=seconds) for seconds in range(20, 25)
+    )
+    keys = [f"long/{number}" for number in range(3000)]
+    with ThreadPoolExecutor(len(others) + 1) as threads:
+        long = threads.submit(first.get_many, [(key, None) for key in keys])
+        server.wait_for(lambda: len(server.requests) > maxsize)
+        short = [threads.submit(client.get_many, [("short", None)] * 8) for client in others]
+        assert [each.result() for each in short] == [[b"short"] * 8] * len(others)
+        assert not long.done()
+        had_theirs.set()
+        assert long.result() == [key.encode() for key in keys]
+    assert len(server.open_connections) <= maxsize
 
 
 def test_a_pool_that_is_shared_with_urllib3(scripted: Start) -> None:

@@ -71,6 +71,9 @@ class Engine:
     def release_idle(self, origin_ids: Iterable[int]) -> None:
         """Give the idle connections of these origins back to their pools now."""
 
+    def ask_back(self, origin_id: int) -> None:
+        """Give a connection of an origin back to its pool as soon as one is idle."""
+
     def snapshot(self) -> dict[str, int]:
         """Connections and requests, of this moment and so far: a dict of `SNAPSHOT` to int."""
 

@@ -313,6 +313,15 @@ cdef class Engine:
                     lease_retire(s, s.origins[id].idle.back(), True)
         pthread_mutex_unlock(&s.lock)
 
+    def ask_back(self, long long origin_id):
+        """Give a connection of an origin back to its pool as soon as one is idle."""
+        cdef Scheduler* s = self.scheduler
+        self.ensure_usable()
+        pthread_mutex_lock(&s.lock)
+        if s.origins.count(origin_id):
+            s.origins[origin_id].asked_back = True
+        pthread_mutex_unlock(&s.lock)
+
     def snapshot(self):
         """Connections and requests, of this moment and so far: a dict of `SNAPSHOT` to int."""
         cdef Scheduler* s = self.scheduler

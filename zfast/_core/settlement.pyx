@@ -141,10 +141,13 @@ cdef bint _leaves_it(Scheduler* s, Lease* lease, double now) noexcept nogil:
 cdef void _rest_or_retire(Scheduler* s, Lease* lease, double now) noexcept nogil:
     lease.used = True
     lease.served += 1
-    if lease.exchange.reusable:
-        lease_rest(s, lease, now)
-    else:
+    if not lease.exchange.reusable:
         lease_retire(s, lease, False)
+    elif lease.origin.asked_back:
+        lease.origin.asked_back = False
+        lease_retire(s, lease, True)
+    else:
+        lease_rest(s, lease, now)
 
 
 cdef void _settle_broken(

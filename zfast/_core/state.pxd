@@ -65,6 +65,7 @@ cdef cppclass Origin:
     bint promised                   # what another has given up is for this one
     bint listed
     int max_leases                  # what its pool allows, 0 no limit
+    bint asked_back                 # the next connection that is idle goes back to its pool
     int dials_begun                 # that Python is at
     double dialled_at               # when one began, ended, or had to wait for a thread
     int dial_failures

@@ -12,28 +12,28 @@ import socket
 import ssl
 import time
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
-from urllib3.exceptions import ClosedPoolError, EmptyPoolError, HTTPError, SSLError
+from urllib3.exceptions import ClosedPoolError, HTTPError, SSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from zfast import runtime
 from zfast._core.calls import Calls
-from zfast._core.engine import Engine
 from zfast._core.request_head import check_target
 from zfast._core.tls_sessions import session_of, unavailable
 from zfast._core.types import Status
 from zfast.config import setting
-from zfast.connections import opening
+from zfast.connections import opening, turns
 from zfast.connections.opening import (
     NO_DESCRIPTOR,
     addresses,
     close_unless_idle,
     open_connection,
 )
-from zfast.connections.origins import Origin, all_connections, origins
+from zfast.connections.origins import all_connections, origins
 from zfast.connections.relay import Relay
 from zfast.connections.sessions import session_over
 from zfast.errors import ConfigurationError, without_secrets
@@ -42,9 +42,6 @@ from zfast.locations.http import HTTPLocation
 __all__ = ["relayed", "tls_fallback"]
 
 _log = logging.getLogger("zfast")
-
-# How long a dial waits for its turn at a pool that blocks; each retry waits again.
-_FULL_POOL_SECONDS = 0.5
 
 _lease_ids = itertools.count(1)
 
@@ -86,7 +83,7 @@ def _dial(calls: Calls, origin_id: int) -> None:
     try:
         with runtime.fork_guard:
             pool = origin.pool()
-        connection = _connection_of(calls.engine, origin, pool)
+        connection = turns.connection_of(calls.engine, origin, pool, _lent)
         close_unless_idle(connection)
         used = not connection.is_closed
         timeout = origin.connections.connect_timeout
@@ -119,22 +116,8 @@ def _dial(calls: Calls, origin_id: int) -> None:
             raise
 
 
-def _connection_of(engine: Engine, origin: Origin, pool: Any) -> Any:
-    deadline = time.monotonic() + _FULL_POOL_SECONDS
-    while True:
-        try:
-            with runtime.fork_guard:
-                # Waits not here, where it would keep the process from forking.
-                return pool._get_conn(timeout=0)
-        except EmptyPoolError:
-            if time.monotonic() > deadline:
-                raise
-        # What the pool has lent may only be idling with the engine: for a client with other limits,
-        # or for another host, where a proxy leads to both.
-        with runtime.fork_guard:
-            holders = {lease.origin for lease in _leases.values() if lease.pool is pool}
-        engine.release_idle(holders - {origin.id})
-        time.sleep(0.01)
+def _lent(pool: Any) -> Counter[int]:
+    return Counter(lease.origin for lease in _leases.values() if lease.pool is pool)
 
 
 def _lend(calls: Calls, lease: _Lease, used: bool) -> None:
@@ -316,6 +299,7 @@ def _forget() -> None:
     leases = list(_leases.values())
     _leases.clear()
     opening.forget()
+    turns.forget()
     for lease in leases:
         if lease.far is not None:
             lease.far.close()
