@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import pytest
 from servers.script import in_child
 from servers.scripted import Request, ScriptedServer, ok
 
@@ -46,6 +51,31 @@ def beside(limit: int, many: str, few: str, count: int) -> dict[str, bool | int]
 
     found: dict[str, bool | int] = in_child(work)
     return found
+
+
+@pytest.mark.parametrize("byte_range", [None, (-10, None), (1 << 40, (1 << 40) + 10)])
+def test_a_body_of_tiny_chunks_holds_up_nobody(byte_range: Any) -> None:
+    """They come faster than they are parsed, so that the socket always has more."""
+    ended = threading.Event()
+
+    def pour(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        until = time.monotonic() + 20
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while time.monotonic() < until:
+                connection.sendall(b"1\r\nx\r\n" * 200_000)
+            ended.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        poured = thread.submit(pour, listener)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(zfast.errors.DeadlineError):
+            zfast.Client(url, deadline=0.5, retries=0).get("endless", byte_range)
+        poured.result()
+    # Not by the body's end.
+    assert not ended.is_set()
 
 
 def test_one_read_beside_a_batch_that_has_the_only_connection(scripted: Start) -> None:

@@ -119,6 +119,22 @@ def test_another_part_is_an_error(scripted: Scripted, byte_range: Any, reply: Re
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("byte_range", [None, (5, 9), (5, None), (-15, None)])
+@pytest.mark.parametrize("total", ["20", "*"])
+def test_a_whole_object_that_says_it_is_a_part_is_an_error(
+    scripted: Scripted, byte_range: Any, total: str
+) -> None:
+    """Sliced once more, it would give other bytes, or none."""
+    reply = ok(OBJECT[5:9]).with_fields(content_range=f"bytes 5-8/{total}")
+    error = failure(ResponseError, client_of(scripted([reply])).get, "key", byte_range)
+    assert "another range than was asked for" in str(error)
+
+
+def test_a_whole_object_may_say_that_it_is_one(scripted: Scripted) -> None:
+    reply = ok(OBJECT).with_fields(content_range="bytes 0-19/20")
+    assert client_of(scripted([reply])).get("key", (5, 9)) == OBJECT[5:9]
+
+
 def test_two_content_ranges_must_agree(scripted: Scripted) -> None:
     fields = [("Content-Range", "bytes 5-8/20"), ("Content-Range", "bytes 5-8/21")]
     server = scripted([Reply(206, OBJECT[5:9], fields), Reply(206, OBJECT[5:9], fields[:1] * 2)])

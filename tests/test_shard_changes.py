@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -220,6 +222,27 @@ def test_a_replaced_file_of_a_real_server(nginx: Site) -> None:
         (False, 206),
     ]
     assert [request.range for request in again] == [found[-1].range]
+
+
+def test_an_index_of_what_was_just_written_is_read_once_more(nginx: Site) -> None:
+    """A tag of whole seconds need not tell a shard from the one before it, of the same length."""
+    first, other = np.zeros_like(VALUES), np.zeros_like(VALUES)
+    first[:8, :8], other[8:16, 8:16] = 1, 2
+    objects, others = one_shard(first, "raw"), one_shard(other, "raw")
+    assert len(objects[FIRST]) == len(others[FIRST])
+    nginx.write(objects)
+    written = (nginx.root / FIRST).stat().st_mtime
+    array = opened(FastStore(nginx.url))
+    np.testing.assert_array_equal(array[:8, :8], first[:8, :8])
+    assert count(asked(nginx, lambda: array[:8, :8]), is_index) == 0
+    nginx.write({FIRST: others[FIRST]})
+    os.utime(nginx.root / FIRST, (written, written))
+    time.sleep(2.1)
+    found = asked(nginx, lambda: np.testing.assert_array_equal(array[:32, :32], other[:32, :32]))
+    assert count(found, is_index) == 1
+    # By then it was old enough.
+    time.sleep(2.1)
+    assert count(asked(nginx, lambda: array[8:16, 8:16]), is_index) == 0
 
 
 def test_what_a_store_writes_it_reads_with_the_new_index(scripted: Scripted) -> None:

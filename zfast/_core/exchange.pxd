@@ -6,10 +6,15 @@ from libcpp.string cimport string
 from zfast._core.buffers cimport Slab
 from zfast._core.http1 cimport Parser
 from zfast._core.request cimport Request
+from zfast._core.response_head cimport Span
 from zfast._core.semantics cimport Verdict
 from zfast._core.sink cimport Sink
 from zfast._core.transport cimport TRANSPORT_WOULD_BLOCK, Transport
 from zfast._core.types cimport Status
+
+cdef enum:
+    # Until a server's clock of whole seconds, at which it looks now and then, has moved on.
+    RECENT_SECONDS = 2
 
 cdef enum Conclusion:
     CONCLUDED_OK
@@ -93,6 +98,7 @@ cdef inline bint exchange_has_more(Exchange* exchange) noexcept nogil:
         exchange.transport.operations.pending(&exchange.transport))
 
 
+cdef double exchange_date(const Exchange* exchange, Span field) noexcept nogil
 cdef bint exchange_conclude(
     Exchange* exchange, Conclusion conclusion, Status code
 ) noexcept nogil

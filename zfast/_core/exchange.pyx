@@ -28,7 +28,9 @@ from zfast._core.response_head cimport (
     TOO_MANY_FIELDS,
     TOO_MANY_INTERIM,
     UNTIL_EOF,
+    Span,
 )
+from zfast._core.retry cimport http_date
 from zfast._core.semantics cimport (
     MEANS_CONTENT,
     MEANS_DONE,
@@ -168,6 +170,22 @@ cdef inline bint _is_too_much(const Request* request, size_t size) noexcept nogi
 # ----------------------------------------------------------------------------------- taking it in
 
 
+cdef double exchange_date(const Exchange* exchange, Span field) noexcept nogil:
+    # Seconds since 1970, -1 where there is no such field, or no date in it.
+    if field.offset == 0:
+        return -1.0
+    return http_date(exchange.head + field.offset, field.size)
+
+
+cdef bint _is_recent(const Exchange* exchange) noexcept nogil:
+    # Whether what is written next may get the same entity tag, since that is of a time in seconds:
+    # by the server's own clock, and for all servers (RFC 9110, 8.8.2.2), as no tag says what it is
+    # of.
+    cdef double modified = exchange_date(exchange, exchange.parser.head.last_modified)
+    cdef double now = exchange_date(exchange, exchange.parser.head.date)
+    return modified >= 0 and now >= 0 and now - modified < RECENT_SECONDS
+
+
 cdef bint _remember_object(Exchange* exchange) noexcept nogil:
     # Notes what a continuation needs to know; False when this is another object than before.
     cdef Request* request = exchange.request
@@ -190,6 +208,7 @@ cdef bint _remember_object(Exchange* exchange) noexcept nogil:
         request.tag = string(etag, size)
         request.etag = request.tag if strong else string()
         request.object_size = exchange.verdict.object_size
+        request.recent = request.task != NULL and _is_recent(exchange)
     # A body of unknown length, or one that is sliced here, is read from its start again.
     request.resumable = (
         not request.etag.empty() and exchange.verdict.take > 0 and exchange.verdict.skip == 0

@@ -20,6 +20,7 @@ cdef cppclass IndexEntry:
     IndexFormat format
     ShardIndex* index               # NULL while it is being read
     deque[Request*] waiting         # parked until it has been
+    double good_until               # of the monotonic clock, 0 for good
     bint detached                   # written to meanwhile: those who ask later begin another
     IndexEntry* older               # neighbours in the order of use
     IndexEntry* newer

@@ -8,6 +8,7 @@ from cython.operator cimport dereference
 from libcpp.string cimport string
 from libcpp.unordered_map cimport unordered_map
 
+from zfast._core.exchange cimport RECENT_SECONDS
 from zfast._core.shard_index cimport ShardIndex, shard_index_release, shard_index_retain
 from zfast._core.state cimport WHOLE_SECONDS, monotonic
 
@@ -50,6 +51,9 @@ cdef IndexEntry* index_cache_find(IndexCache* cache, const string* target) noexc
     if found == cache.entries.end():
         return NULL
     entry = dereference(found).second
+    if entry.index != NULL and 0 < entry.good_until <= monotonic():
+        index_cache_drop(cache, entry)
+        return NULL
     if entry.index != NULL:
         _unlink(cache, entry)
         _append(cache, entry)
@@ -89,6 +93,9 @@ cdef void index_cache_keep(IndexCache* cache, IndexEntry* entry, ShardIndex* ind
         return
     shard_index_retain(index)
     entry.index = index
+    # Of a shard that was written just now the tag need not tell that it is written anew: such an
+    # index is read once more.
+    entry.good_until = monotonic() + RECENT_SECONDS if index.recent else 0
     _append(cache, entry)
     cache.size += _cost(entry)
     while cache.size > cache.limit and cache.oldest != NULL:

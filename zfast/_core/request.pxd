@@ -69,6 +69,7 @@ cdef cppclass Request:
     string tag                      # entity tag of the object that they are from, as it came
     string etag                     # the same, if it is a strong validator
     long long object_size           # -1 unknown
+    bint recent                     # modified so lately that its next state may have the same tag
     bint resumable
     bint foreign                    # redirected to another origin: no credentials
     Status cancelled                # why it is to end, STATUS_OK while it is not

@@ -65,6 +65,9 @@ cdef Verdict _judge_whole(
     # that the object changed, so it begins again.
     cdef long long size = head.content_length
     cdef Verdict verdict
+    if head.content_range_valid and (head.range_start > 0 or head.range_end != head.range_total):
+        # By its status the whole, by its field a part (RFC 9110, 14.4): it may be either.
+        return _failure(STATUS_RANGE_MISMATCH)
     if wanted.kind == RANGE_WHOLE:
         verdict = _content(0, size, size)
     elif wanted.kind == RANGE_EMPTY or (size >= 0 and wanted.kind != RANGE_SUFFIX

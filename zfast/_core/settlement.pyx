@@ -17,6 +17,7 @@ from zfast._core.exchange cimport (
     CONCLUDED_STATUS,
     Conclusion,
     Exchange,
+    exchange_date,
 )
 from zfast._core.finishing cimport scheduler_finish, scheduler_retry
 from zfast._core.governor cimport (
@@ -37,8 +38,7 @@ from zfast._core.leases cimport (
 )
 from zfast._core.redirects cimport scheduler_redirect
 from zfast._core.request cimport Request
-from zfast._core.response_head cimport Span
-from zfast._core.retry cimport MISHAP_CONNECT, MISHAP_OTHER, MISHAP_READ, MISHAP_STATUS, http_date
+from zfast._core.retry cimport MISHAP_CONNECT, MISHAP_OTHER, MISHAP_READ, MISHAP_STATUS
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport NOBODY, Request_ptr, origin_in_flight, wake
 from zfast._core.types cimport (
@@ -61,22 +61,15 @@ cdef enum:
     MOST_STALE_RETRIES = 8
 
 
-cdef double _date(const Exchange* exchange, Span field) noexcept nogil:
-    # Seconds since 1970, -1 where there is no such field, or no date in it.
-    if field.offset == 0:
-        return -1.0
-    return http_date(exchange.head + field.offset, field.size)
-
-
 cdef double _retry_after(const Exchange* exchange) noexcept nogil:
     cdef double date, now
     if exchange.parser.head.retry_after >= 0:
         return <double>exchange.parser.head.retry_after
-    date = _date(exchange, exchange.parser.head.retry_after_value)
+    date = exchange_date(exchange, exchange.parser.head.retry_after_value)
     if date < 0:
         return -1.0
     # By the server's own clock, where it says what that shows.
-    now = _date(exchange, exchange.parser.head.date)
+    now = exchange_date(exchange, exchange.parser.head.date)
     return max(0.0, date - (now if now >= 0 else <double>time(NULL)))
 
 

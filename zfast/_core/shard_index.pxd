@@ -12,6 +12,7 @@ cdef cppclass ShardIndex:
     unsigned long long* pairs       # offset and nbytes of each; MISSING twice: an empty inner chunk
     string etag                     # strong validator of the object it was read from, empty if none
     long long object_size           # bytes of that object, -1 unknown
+    bint recent                     # ... whose next state may have the same tag
 
 # Bytes of an encoded index; SIZE_MAX where no size_t holds them.
 cdef size_t shard_index_size(size_t count, bint checksum) noexcept nogil

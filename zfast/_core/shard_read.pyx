@@ -83,6 +83,7 @@ cdef ShardIndex* shard_decode_index(Task* task, Request* request, Status* code) 
         return NULL
     index.etag = request.tag
     index.object_size = request.object_size
+    index.recent = request.recent
     # Without a size a range past the end still fails, by its own response.
     size = (
         <unsigned long long>request.object_size if request.object_size >= 0

@@ -61,7 +61,8 @@ cdef enum:
     HEAD_AT_ONCE = 1 << 10
     # Pieces of the output that one call fills.
     MAX_VECTORS = 256
-    # What one turn receives of a TLS session that always has more, before others have theirs.
+    # What one turn receives of a connection that always has more, before others have theirs, and
+    # deadlines: small chunks come faster than they are parsed.
     TURN = 1 << 20
     # Fewer bytes within read_timeout are no progress: a byte now and then would go on for ever.
     LEAST_PROGRESS = 4 << 10
@@ -271,13 +272,13 @@ cdef bint _receive(
         if emptied:
             _hasten(exchange)
             return False
-        if exchange.transport.session != NULL:
-            received += <size_t>moved
-            if received >= TURN:
-                if exchange.transport.operations.pending(&exchange.transport):
-                    # No poll tells of it; that the connection takes bytes it tells at once.
-                    exchange.transport.recv_wants = POLLIN | POLLOUT
-                return False
+        received += <size_t>moved
+        if received >= TURN:
+            if exchange.transport.session != NULL and (
+                    exchange.transport.operations.pending(&exchange.transport)):
+                # No poll tells of it; that the connection takes bytes it tells at once.
+                exchange.transport.recv_wants = POLLIN | POLLOUT
+            return False
 
 
 cdef inline void _hasten(Exchange* exchange) noexcept nogil:
