@@ -6,9 +6,12 @@ import argparse
 import http.client
 import os
 import pty
+import resource
+import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,7 +21,7 @@ import pytest
 import zarr
 
 import zfast
-from zfast import cli, demo
+from zfast import cli, demo, serve
 from zfast.serve import RangeServer
 
 zarr3 = pytest.mark.skipif(zarr.__version__ < "3", reason="needs zarr 3")
@@ -114,6 +117,7 @@ def test_byte_range_refused(text: str) -> None:
         ["demo", "--size", "0"],
         ["demo", "--size", "big"],
         ["serve", ".", "--port", "65536"],
+        ["serve", ""],
     ],
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,6 +381,64 @@ def test_a_full_disk() -> None:
         )
     assert done.returncode == 1
     assert done.stderr == b"zfast: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_file_that_may_not_grow(url: str, tmp_path: Path, unbuffered: str) -> None:
+    """A write that takes a part of the bytes is none."""
+    size = len(DATA) // 2
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    with open(tmp_path / "out", "wb") as out:
+        done = subprocess.run(
+            [*COMMAND, "get", url, "raw/data"],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env=environment,
+            preexec_fn=limit,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert b"File too large" in done.stderr
+
+
+def test_names_that_the_terminal_cannot_show(tmp_path: Path) -> None:
+    (tmp_path / "\xfcn\xef").write_bytes(b"")
+    (tmp_path / "z").write_bytes(b"")
+    with serve.serving(str(tmp_path)) as url:
+        done = run("ls", url, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout) == (0, b"z\n%C3%BCn%C3%AF\n")
+
+
+@pytest.mark.parametrize("arguments", [("config",), ("get", "URL", "raw/data"), ("ls", "URL")])
+def test_without_standard_output(url: str, arguments: tuple[str, ...]) -> None:
+    wanted = [url if argument == "URL" else argument for argument in arguments]
+    command = " ".join(map(shlex.quote, [*COMMAND, *wanted]))
+    done = subprocess.run(
+        ["bash", "-c", f"{command} >&-"], stderr=subprocess.PIPE, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == b"zfast: there is no standard output to write to\n"
+
+
+def test_an_interrupted_demo_leaves_nothing(tmp_path: Path) -> None:
+    demo = subprocess.Popen(
+        [*COMMAND, "demo", "--size", "400"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    while len(list(tmp_path.glob("zfast-demo-*/*/c/*/*"))) < 50:
+        assert demo.poll() is None
+        time.sleep(0.01)
+    demo.send_signal(signal.SIGINT)
+    _, said = demo.communicate(timeout=60)
+    assert (demo.returncode, said) == (130, b"")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_as_a_process(url: str) -> None:

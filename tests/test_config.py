@@ -138,7 +138,6 @@ def test_a_configuration_file_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("deadline", "2", 2.0),
         ("deadline", "None", None),
         ("read_timeout", "none", None),
-        ("read_timeout", "", None),
         ("backoff_factor", "0", 0.0),
         ("missing_status", "[404, 410, 403]", (403, 404, 410)),
         ("missing_status", "403,404", (403, 404)),
@@ -210,7 +209,8 @@ def test_nonsense_is_named(name: str, value: Any) -> None:
         setting(name, value)
     message = str(caught.value)
     assert message.startswith(f"{name} is {value!r} (from argument), but has to be ")
-    assert message.endswith(SETTINGS[name].allowed)
+    # As an argument None stands for the setting.
+    assert message.endswith(SETTINGS[name].allowed.removesuffix(", or None for no limit"))
 
 
 @pytest.mark.parametrize(("name", "value"), NONSENSE)
@@ -223,7 +223,9 @@ def test_nonsense_is_refused_where_it_is_set(name: str, value: Any) -> None:
 
 
 def test_nonsense_in_the_environment_names_the_variable(environment: Any) -> None:
-    environment(ZFAST_IO_THREADS="a few")
+    environment(ZFAST_IO_THREADS="a few", ZFAST_READ_TIMEOUT="")
+    with pytest.raises(ConfigurationError, match=r"^read_timeout is '' .from ZFAST_READ_TIMEOUT"):
+        setting("read_timeout")
     with pytest.raises(ConfigurationError, match=r"^io_threads is 'a few' .from ZFAST_IO_THREADS"):
         setting("io_threads")
     assert setting("io_threads", 3) == 3
@@ -299,6 +301,12 @@ def test_import_survives_a_wrong_environment() -> None:
         ("retries", 10**12, "retries has total=1000000000000, but has to have an integer"),
         ("retries", urllib3.Retry(read=2**31), "retries has read=2147483648, but has to have"),
         ("retries", urllib3.Retry(status="x"), "retries has status='x', but has to have"),
+        ("retries", urllib3.Retry(backoff_factor="a"), "retries has what is no number: .*'a'"),
+        ("retries", urllib3.Retry(status_forcelist=["a"]), "retries has 'a' in status_forcelist"),
+        ("retries", urllib3.Retry(status_forcelist=[99999]), "retries has 99999 in status_force"),
+        ("retries", "3", "retries='3': pass a urllib3.Retry, a number of retries, or None"),
+        ("timeout", 0, "^timeout is 0 .* a number from 0.001 to 1000000, or a urllib3.Timeout$"),
+        ("deadline", -1, "^deadline is -1 .* a number from 0.001 to 1000000$"),
         ("pool_manager", 5, "pool_manager is a int, but has to be a urllib3.PoolManager"),
         ("ca_certs", 5, "ca_certs is a int, but has to be the path of a file"),
         ("missing_status", "404", "missing_status is '404' .from argument., but has to be HTTP"),
@@ -313,6 +321,21 @@ def test_an_argument_that_makes_no_sense_is_named(argument: str, value: Any, tol
         with pytest.raises(ConfigurationError, match=told) as caught:
             make(**{argument: value})
         assert "s3cret" not in str(caught.value)
+
+
+def test_a_number_of_numpy_is_one() -> None:
+    client = zfast.Client("http://localhost:1/", retries=np.int64(3), timeout=np.float32(2))
+    assert client == zfast.Client("http://localhost:1/", retries=3, timeout=np.float32(2))
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [("http://u:s3cret\ud83d@localhost/", {}), ("http://localhost/", {"X-A": "s3cret\u20ac"})],
+)
+def test_no_error_has_a_secret_in_its_context(url: str, headers: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        zfast.Client(url, headers=headers)
+    assert caught.value.__context__ is caught.value.__cause__ is None
 
 
 @pytest.mark.parametrize("statuses", [404, (404,), [404], {404}, iter([404])])

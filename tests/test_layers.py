@@ -66,7 +66,7 @@ LAYERS = (
     ("zfast._core.engine",),
     ("zfast._core.batch", "zfast._core.calls", "zfast._core.shard_indexes"),
     ("zfast._core.array_read",),
-    ("zfast.config", "zfast.errors"),
+    ("zfast.config", "zfast.errors", "zfast.keys"),
     ("zfast.recipes", "zfast.selections"),
     (
         "zfast.addresses",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from servers.nginx import Nginx
 from servers.script import in_child, run
-from servers.scripted import ScriptedServer, ok, ranged
+from servers.scripted import Reply, Request, ScriptedServer, ok, ranged
 from servers.site import Site
 
 import zfast
@@ -194,6 +195,29 @@ for _ in range(2):
     assert zfast.cat_ranges(urls) == [url.rpartition("/")[2].encode() for url in urls]
     assert descriptors() < 64
 assert client.get("key") == b"key"
+"""
+    ended = run(tmp_path, PREAMBLE + source, *(server.url for server in servers))
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_hosts_one_after_another_leave_descriptors_to_others(
+    scripted: Start, tmp_path: Path
+) -> None:
+    """What comes back from the engine stays open in its pool, one for each host."""
+
+    def slow(request: Request) -> Reply:
+        time.sleep(0.01)
+        return ok(request.key.encode())
+
+    servers = [scripted(slow) for _ in range(8)]
+    source = """
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+for url in sys.argv[1:]:
+    keys = [str(number) for number in range(200)]
+    assert zfast.Client(url).get_many([(k, None) for k in keys]) == [k.encode() for k in keys]
+    for file in [open(os.devnull) for _ in range(64)]:
+        file.close()
+assert zfast.stats()["failed"] == zfast.stats()["retries"] == 0
 """
     ended = run(tmp_path, PREAMBLE + source, *(server.url for server in servers))
     assert (ended.code, ended.err) == (0, "")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,38 @@ def test_only_bytes_are_assigned(
     with pytest.raises(TypeError):
         writable["k"] = value
     assert objects == OBJECTS
+
+
+def test_a_value_is_its_bytes_in_c_order(writable: FastStore, objects: dict[str, bytes]) -> None:
+    table = np.arange(6, dtype="u1").reshape(2, 3)
+    writable["k"] = table.T
+    assert objects["k"] == table.T.tobytes()
+    writable["k"] = memoryview(b"abcdef")[::2]
+    assert objects["k"] == b"ace"
+    with pytest.raises(TypeError, match="the value of 'k' has no bytes"):
+        writable["k"] = "text"  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="a buffer of Python objects"):
+        writable["k"] = np.array([{}])  # type: ignore[assignment]
+
+
+def test_what_is_no_key_is_refused(writable: FastStore, objects: dict[str, bytes]) -> None:
+    for key in (b"a", Path("a"), 5, None):
+        for call in (writable.delitems, writable.getitems, lambda keys: writable.get_sync(*keys)):
+            with pytest.raises(TypeError, match="a key is a str, not"):
+                call([key])
+        with pytest.raises(TypeError, match="a key is a str, not"):
+            writable[key] = b""  # type: ignore[index]
+    for keys_or_values in (writable.delitems, writable.getitems, writable.setitems):
+        with pytest.raises(TypeError, match="is a str; pass a"):
+            keys_or_values("abc")  # type: ignore[operator]
+    assert objects == OBJECTS
+
+
+def test_read_only_is_a_flag() -> None:
+    for flag in (None, "", "nope", []):
+        with pytest.raises(zfast.ConfigurationError, match=r"read_only is .* True or False"):
+            FastStore("http://localhost:1/", read_only=flag)  # type: ignore[arg-type]
+    assert FastStore("http://localhost:1/", read_only=np.False_).read_only is False
 
 
 @pytest.mark.parametrize("key", ["", "a/", ".", "a/.", "a/..", ".."])

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import urllib3
 from promises import OBJECT, Scripted, at_once, client_of, failure
@@ -442,8 +443,22 @@ def test_what_is_no_key_or_no_pair_is_said() -> None:
             client.put(key, b"")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="a key is a str, not"):
             client.delete(key)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"\(key, None\)"):
-        client.get_many(["ab", "cd"])  # type: ignore[list-item]
+    for items in (["ab", "cd"], [("a", 0, 5)], [5]):
+        with pytest.raises(TypeError, match=r"\(key, None\)"):
+            client.get_many(items)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the content of 'a' is None"):
+        client.put("a", None)
+    with pytest.raises(TypeError, match="the buffer to read into is None"):
+        client.read_into("a", None, None)
+    for objects in (np.array([{}]), memoryview(np.array([{}])), np.zeros(2, [("x", "O")])):
+        with pytest.raises(TypeError, match="a buffer of Python objects"):
+            client.put("a", objects)
+        with pytest.raises(TypeError, match="a buffer of Python objects"):
+            client.read_into("a", None, objects)
+    with pytest.raises(TypeError, match="urls is a bytes"):
+        zfast.cat_ranges(b"abc")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="starts is a float: give a list"):
+        zfast.cat_ranges(["http://localhost:1/a"], 0.5)  # type: ignore[arg-type]
     with pytest.raises(zfast.ConfigurationError, match=r"urllib3.Timeout\(connect="):
         Client("http://localhost:1/", timeout=(3, 5))  # type: ignore[arg-type]
 

@@ -43,7 +43,7 @@ KEYS = [
     "//evil/a",
     "../a",
     "a/../../b",
-    "./a/./b/..",
+    "./a/./b/.../c",
     "caf\xe9\u2028\u0085",
     "\udcff",
     '"<>{}|^`',
@@ -65,6 +65,17 @@ def test_a_key_is_one_target(scripted: Scripted, key: str, method: str) -> None:
     assert request.key == key
     assert request.query == ""
     assert {name for name, _ in request.fields} <= FIELD_NAMES | {"Content-Length"}
+
+
+@pytest.mark.parametrize("key", [".", "..", "a/.", "a/..", "../.."])
+@pytest.mark.parametrize("method", ["put", "delete"])
+def test_no_directory_is_written_to_or_deleted(scripted: Scripted, key: str, method: str) -> None:
+    """Servers resolve them percent-encoded too: what is in the directory would go."""
+    server = scripted(lambda request: ok(b""))
+    client = client_of(server)
+    with pytest.raises(ValueError, match="cannot name an object, but only a directory"):
+        getattr(client, method)(key, *([b"data"] if method == "put" else []))
+    assert server.requests == []
 
 
 def test_any_key() -> None:

@@ -53,6 +53,14 @@ def waits_of_urllib3(retry: urllib3.Retry, mishaps: list[tuple[str, float]]) -> 
 counts = st.none() | st.integers(0, 6)
 
 
+def test_a_server_is_waited_for_as_long_as_was_agreed_to() -> None:
+    """urllib3's own limit is six hours."""
+    for retries in (None, 3):
+        numbers = retry_numbers(retries)
+        assert numbers["retry_after_max"] == numbers["backoff_max"] == 20.0
+    assert retry_numbers(urllib3.Retry(3))["retry_after_max"] == 21600
+
+
 @given(
     limits=st.fixed_dictionaries(
         {"total": counts, "connect": counts, "read": counts, "status": counts, "other": counts}

@@ -19,6 +19,7 @@ from servers.site import Site
 pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
 
 import zarr
+from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import Buffer, cpu
 from zarr.core.sync import sync
 
@@ -240,6 +241,22 @@ OBJECTS = {
 }
 
 
+async def test_a_range_takes_a_prototype(store: FastStore) -> None:
+    with pytest.raises(TypeError, match="a byte range takes a prototype"):
+        store.get("zarr.json", byte_range=RangeByteRequest(0, 5))  # type: ignore[call-overload]
+
+
+def test_a_sibling_with_a_longer_name_is_no_part_of_an_array(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    site = start(Nginx, tmp_path, dav=True)
+    store = FastStore(f"{site.url}/s", read_only=False)
+    group = zarr.create_group(store)
+    for name in ("t", "t_min"):
+        group.create_array(name, data=np.arange(4), chunks=(2,))
+    assert group["t"].nchunks_initialized == 2
+
+
 @pytest.fixture(params=["nginx", "caddy", "apache", "pythonhttp"])
 def store(request: pytest.FixtureRequest) -> FastStore:
     site = request.getfixturevalue(request.param)
@@ -250,9 +267,10 @@ def store(request: pytest.FixtureRequest) -> FastStore:
 async def test_keys_are_listed(store: FastStore) -> None:
     assert sorted(await collect(store.list())) == sorted(OBJECTS)
     assert sorted(await collect(store.list_prefix(""))) == sorted(OBJECTS)
-    assert sorted(await collect(store.list_prefix("a"))) == sorted(
-        key for key in OBJECTS if key.startswith("a")
-    )
+    for prefix in ("a", "a/"):
+        assert sorted(await collect(store.list_prefix(prefix))) == sorted(
+            key for key in OBJECTS if key.startswith("a/")
+        )
     assert sorted(await collect(store.list_prefix("a/c/"))) == ["a/c/0/0", "a/c/0/1"]
     assert await collect(store.list_prefix("nope/")) == []
     for prefix in ("a", "a/"):

@@ -13,8 +13,8 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMappi
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from zfast.arrivals import Arrivals
-from zfast.collector import names_object
-from zfast.errors import ConnectionFailedError
+from zfast.errors import ConfigurationError, ConnectionFailedError
+from zfast.keys import check_object, names_object
 
 if TYPE_CHECKING:
     from zfast._core.buffers import Body
@@ -44,8 +44,10 @@ class KeyMapping(MutableMapping[str, bytes]):
     # ------------------------------------------------------------------------------- what it is
 
     def _set_up(self, client: Client, read_only: bool, pipeline: bool) -> None:
+        if read_only not in (True, False):
+            raise ConfigurationError(f"read_only is {read_only!r}, but has to be True or False")
         self._client = client
-        self._read_only = read_only
+        self._read_only = bool(read_only)
         self._pipeline = pipeline
         self._closed = False
         self._sharers = weakref.WeakValueDictionary({id(self): self})
@@ -115,19 +117,20 @@ class KeyMapping(MutableMapping[str, bytes]):
 
     # ---------------------------------------------------------------------------------- reading
 
-    def _fetch(self, key: object, byte_range: Any = None) -> Body | None:
+    def _fetch(self, key: str, byte_range: Any = None) -> Body | None:
         client = self._open_client()
-        return client.get(str(key), byte_range) if names_object(key) else None
+        return client.get(key, byte_range) if names_object(key) else None
 
     def __getitem__(self, key: str) -> bytes:
-        body = self._fetch(key)
+        # As of a dict: what cannot be a key is none.
+        body = self._fetch(key) if isinstance(key, str) else None
         if body is None:
             raise KeyError(key)
         return bytes(body)
 
     def __contains__(self, key: object) -> bool:
         client = self._open_client()
-        return names_object(key) and client.head(str(key)) is not None
+        return isinstance(key, str) and names_object(key) and client.head(key) is not None
 
     def __bool__(self) -> bool:
         # Truth through the length would list every key, on a server that may have no listing.
@@ -170,10 +173,8 @@ class KeyMapping(MutableMapping[str, bytes]):
             The first failure, by whatever waits for a key that has not arrived for it: this method
             itself where there is but one.
         """
-        if isinstance(keys, str):
-            raise TypeError("keys is a str; pass a list of keys")
         client = self._open_client()
-        wanted = [key for key in keys if names_object(key)]
+        wanted = [key for key in _keys(keys) if names_object(key)]
         if len(wanted) > 1:
             return Arrivals(client, wanted)
         # Nothing could overlap: the calling thread sees to a single small read itself.
@@ -198,14 +199,17 @@ class KeyMapping(MutableMapping[str, bytes]):
     def _contents(self, items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
         contents = []
         for key, value in items:
-            if not names_object(key):
-                raise ValueError(f"{key!r} cannot name an object, but only a directory")
-            contents.append((key, self._content(value)))
+            try:
+                content = self._content(value)
+            except TypeError as error:
+                raise TypeError(f"the value of {key!r} has no bytes: {error}") from error
+            contents.append((check_object(key), content))
         return contents
 
     def _content(self, value: Any) -> Any:
-        """The bytes of a value; raises TypeError if it has none."""
-        return memoryview(value)
+        """The bytes of a value, in C order; raises TypeError if it has none."""
+        view = memoryview(value)
+        return view if view.c_contiguous else view.tobytes()
 
     def _put_many(self, items: Iterable[tuple[str, Any]]) -> None:
         self._check_writable()
@@ -215,11 +219,13 @@ class KeyMapping(MutableMapping[str, bytes]):
     def _delete_many(self, keys: Iterable[str]) -> None:
         self._check_writable()
         client = self._open_client()
-        named = [key for key in keys if names_object(key)]
+        named = [key for key in _keys(keys) if names_object(key)]
         client._run(functools.partial(client._operations.delete_many, named))
 
     def setitems(self, values: Mapping[str, Any]) -> None:
         """Write keys as one batch."""
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values is a {type(values).__name__}; pass a mapping of keys to bytes")
         self._put_many(values.items())
 
     def delitems(self, keys: Iterable[str]) -> None:
@@ -248,6 +254,12 @@ class _Values(ValuesView[bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         return (value for _, value in self._mapping._pairs())
+
+
+def _keys(keys: Iterable[str]) -> Iterable[str]:
+    if isinstance(keys, str):
+        raise TypeError("keys is a str; pass a list of keys")
+    return keys
 
 
 def _build(cls: type[S], client: Client, read_only: bool, pipeline: bool) -> S:

@@ -15,10 +15,10 @@ from zarr.util import (  # type: ignore[import-not-found]
 
 from zfast._mapping import KeyMapping
 from zfast.client import Client, ClientOptions, check_options
-from zfast.collector import names_object
 from zfast.config import setting
 from zfast.directories import ZARR_2_DOCUMENTS
 from zfast.errors import ListingError
+from zfast.keys import names_object
 
 __all__ = ["FastStore"]
 

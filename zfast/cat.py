@@ -82,8 +82,8 @@ def cat_ranges(
     ValueError
         If the lengths differ or a range makes no sense.
     """
-    if isinstance(urls, str):
-        raise TypeError("urls is a str; pass a list of URLs")
+    if isinstance(urls, str | bytes):
+        raise TypeError(f"urls is a {type(urls).__name__}; pass a list of URLs")
     if on_error not in ("raise", "return"):
         raise ValueError(f"on_error is {on_error!r}, but has to be 'raise' or 'return'")
     # By position from here on: a pandas Series has labels.
@@ -137,6 +137,8 @@ def cat_ranges(
 def _each(value: Any, count: int, name: str) -> Sequence[int | None]:
     if value is None or isinstance(value, Integral):
         return [None if value is None else int(value)] * count
+    if not hasattr(value, "__len__"):
+        raise TypeError(f"{name} is a {type(value).__name__}: give a list, one integer, or None")
     if len(value) != count:
         raise ValueError(
             f"{count} urls, but {len(value)} {name}: give one for each, or one for all"

@@ -10,13 +10,14 @@ import argparse
 import contextlib
 import email.utils
 import functools
+import io
 import math
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote
 
 from zfast import __version__, serve
@@ -50,10 +51,17 @@ def _byte_range(text: str) -> ByteRange:
 
 
 def _key(text: str) -> str:
-    from zfast.collector import names_object
+    from zfast.keys import names_object
 
     if not names_object(text):
         raise argparse.ArgumentTypeError(f"{text!r} cannot name an object, but only a directory")
+    return text
+
+
+def _directory(text: str) -> str:
+    # A variable of the shell that is not set would serve what is here.
+    if not text:
+        raise argparse.ArgumentTypeError("the name of a directory is empty; . is this one")
     return text
 
 
@@ -88,14 +96,23 @@ def _join_suffix(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
+def _output() -> TextIO:
+    if sys.stdout is None:
+        raise RuntimeError("there is no standard output to write to")
+    return sys.stdout
+
+
 def _say(line: str) -> None:
     """Print a line. Names come from servers: one may hold a line break or a terminal's command,
-    or not be text at all."""
-    print(
-        line
-        if line.isprintable()
-        else "".join(c if c.isprintable() else quote(c, "", errors="surrogateescape") for c in line)
-    )
+    be of no alphabet that the terminal has, or not be text at all."""
+    output = _output()
+
+    def is_shown(character: str) -> bool:
+        with contextlib.suppress(UnicodeEncodeError):
+            return bool(character.encode(output.encoding or "utf-8")) and character.isprintable()
+        return False
+
+    print(*[c if is_shown(c) else quote(c, "", errors="surrogateescape") for c in line], sep="")
 
 
 # Facts about a node: (name, value) pairs
@@ -290,11 +307,26 @@ def _get(options: argparse.Namespace) -> int:
     if body is None:
         raise_for(Status.MISSING, url=options.url, key=options.key, byte_range=options.range)
     if options.output in (None, "-"):
-        sys.stdout.buffer.write(body)
+        _write_all(_output().buffer, body)
     else:
         with open(options.output, "wb") as file:
             file.write(body)
     return 0
+
+
+def _write_all(file: Any, body: Any) -> None:
+    # Python's output is without a buffer where the environment asks for that (PYTHONUNBUFFERED),
+    # and a file without one takes as much of the body as it likes.
+    if isinstance(file, io.RawIOBase):
+        file = io.BufferedWriter(file)
+        try:
+            file.write(body)
+            file.flush()
+        finally:
+            with contextlib.suppress(OSError):
+                file.detach()
+    else:
+        file.write(body)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -353,7 +385,7 @@ def _parser() -> argparse.ArgumentParser:
     get.set_defaults(run=_get)
 
     serve_ = commands.add_parser("serve", help="serve a directory on this machine over HTTP")
-    serve_.add_argument("directory", metavar="DIR")
+    serve_.add_argument("directory", metavar="DIR", type=_directory)
     serve_.add_argument("--port", type=_port, default=0, help="(default: a free one)")
     serve_.set_defaults(run=_serve)
 

@@ -62,7 +62,7 @@ def check_options(taker: str, options: Iterable[str]) -> None:
 
 def _reads(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
     reads = list(items)
-    if any(isinstance(item, str) for item in reads):
+    if not all(isinstance(item, tuple | list) and len(item) == 2 for item in reads):
         raise TypeError("give a (key, byte_range) for each read; (key, None) is all of the key")
     return reads
 
@@ -111,6 +111,9 @@ class Client:
     ``SuffixByteRequest``, or a tuple ``(start, end)`` with None on either side and a negative start
     for a suffix. As with zarr's own stores, what lies behind the end of the object is left out: a
     range that begins there is empty, and so is one whose end is not behind its start.
+
+    What is no key, byte range or buffer at all is a TypeError or ValueError of every method, before
+    anything is sent.
     """
 
     def __init__(
@@ -204,7 +207,7 @@ class Client:
         # they are: some are sets, which show their items in any order.
         options = {**self._options, "timeout": repr(self._options["timeout"])}
         retries = options["retries"]
-        if retries is not None and not isinstance(retries, int):
+        if hasattr(retries, "status_forcelist"):
             options["retries"] = type(retries), vars(retries)
         return self._location, options
 
@@ -329,7 +332,7 @@ class Client:
         byte_range : optional
             See the notes of `Client`.
         buffer : buffer
-            Writable and C-contiguous, of any dtype; at least as long as what is read.
+            Writable and C-contiguous, of any dtype but object; at least as long as what is read.
 
         Returns
         -------
@@ -353,6 +356,11 @@ class Client:
 
     def head(self, key: str) -> ObjectInfo | None:
         """Ask for size and validators of a key.
+
+        Parameters
+        ----------
+        key : str
+            Below the base URL; not percent-encoded.
 
         Returns
         -------
@@ -380,7 +388,7 @@ class Client:
         key : str
             Below the base URL.
         data : buffer
-            C-contiguous bytes of any dtype.
+            C-contiguous, of any dtype but object.
         if_absent : bool
             Write only if the key does not exist: by ``If-None-Match: *``, which not every server
             honours (nginx's WebDAV module overwrites all the same).
@@ -408,8 +416,15 @@ class Client:
     def delete(self, key: str) -> None:
         """Delete a key; silent if it is missing.
 
+        Parameters
+        ----------
+        key : str
+            Below the base URL; not percent-encoded.
+
         Raises
         ------
+        ValueError
+            If the key names a directory: all that is in it would go.
         NotWritableError
             If the server takes no DELETE.
         ZfastError
@@ -424,7 +439,12 @@ class Client:
     # ---------------------------------------------------------------------------------- listing
 
     def list(self, prefix: str = "") -> Iterator[str]:
-        """Iterate over all keys that begin with `prefix`, which need not end at a slash.
+        """Iterate over all keys that begin with `prefix`.
+
+        Parameters
+        ----------
+        prefix : str
+            Taken as it is: it need not end at a slash.
 
         Raises
         ------
@@ -439,6 +459,11 @@ class Client:
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the bare names of what is directly below a prefix, each once.
+
+        Parameters
+        ----------
+        prefix : str
+            A directory, with or without a slash at its end.
 
         Raises
         ------

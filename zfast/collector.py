@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zfast import loops
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
+from zfast.keys import names_object
 from zfast.planner import Span, bounds, grouped, span
 
 if TYPE_CHECKING:
@@ -22,18 +23,10 @@ if TYPE_CHECKING:
     from zfast.client import Client
     from zfast.operations import Operations
 
-__all__ = ["Collector", "Read", "names_object"]
+__all__ = ["Collector", "Read"]
 
 _GET = int(Method.GET)
 _MISSING = int(Status.MISSING)
-
-
-def names_object(key: object) -> bool:
-    """Whether a key can name an object; one whose last segment is empty, "." or ".." cannot.
-
-    They lead to directories (RFC 3986, section 5.2.4), whose index pages must not pass for values.
-    """
-    return isinstance(key, str) and key.rpartition("/")[2] not in ("", ".", "..")
 
 
 class Read(asyncio.Future["Body | None"]):

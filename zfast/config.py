@@ -24,6 +24,7 @@ __all__ = ["SETTINGS", "Config", "Setting", "config", "setting", "source"]
 # Eleven days; in milliseconds it still fits the int that poll() takes.
 _LONGEST = 1_000_000.0
 _MOST_BYTES = 1 << 40
+_NO_LIMIT = ", or None for no limit"
 # Statuses with a meaning of their own for a read: retried, changed object, range past the end.
 _NEVER_MISSING = frozenset({408, 412, 416, 429})
 
@@ -66,12 +67,12 @@ class _Number:
 
     @property
     def allowed(self) -> str:
-        none = ", or None for no limit" if self.optional else ""
+        none = _NO_LIMIT if self.optional else ""
         return f"a number from {self.low:g} to {self.high:.0f}{none}"
 
     def __call__(self, value: Any) -> float | None:
         if self.optional and (
-            value is None or (isinstance(value, str) and value.lower() in {"", "none", "null"})
+            value is None or (isinstance(value, str) and value.lower() in {"none", "null"})
         ):
             return None
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
@@ -474,8 +475,7 @@ def source(name: str) -> str:
     text = config.env.get(declared.environment)
     if text is not None:
         only = donfig.config_obj.collect_env("ZFAST_", {declared.environment: text})
-        if _same(declared, only.get(name), value):
-            return declared.environment
+        return declared.environment if _same(declared, only.get(name), value) else "config"
     return "default" if _same(declared, declared.default, value) else "config"
 
 
@@ -510,6 +510,10 @@ def _checked(declared: Setting, value: Any, origin: str) -> Any:
         return declared.check(value)
     except (ValueError, OverflowError):
         pass
+    allowed = declared.allowed
+    if origin == "argument":
+        # There, None is the setting's value.
+        allowed = allowed.removesuffix(_NO_LIMIT)
     raise ConfigurationError(
-        f"{declared.name} is {value!r} (from {origin}), but has to be {declared.allowed}"
+        f"{declared.name} is {value!r} (from {origin}), but has to be {allowed}"
     )

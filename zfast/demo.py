@@ -6,12 +6,14 @@ what was written, every one of them; the server is a process of its own, as it w
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib.util
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -186,6 +188,26 @@ def _head(versus: bool) -> str:
     return "  ".join([*cells, "values"])
 
 
+@contextlib.contextmanager
+def _leaving_nothing_to_zarr() -> Iterator[None]:
+    """Have zarr end what it is at when its caller is interrupted, before its folder is deleted."""
+    from zarr.core.sync import _get_loop
+
+    async def end() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # Files are written by threads, which know of no cancelling.
+        await asyncio.get_running_loop().shutdown_default_executor()
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        asyncio.run_coroutine_threadsafe(end(), _get_loop()).result()
+        raise
+
+
 def run(size: int = DEFAULT_SIZE, *, say: Callable[[str], None] = print) -> int:
     """Write, serve, read and check three arrays, and print a table about it.
 
@@ -215,7 +237,8 @@ def run(size: int = DEFAULT_SIZE, *, say: Callable[[str], None] = print) -> int:
     all_equal = True
     with (
         _Progress(sys.stderr) as progress,
-        tempfile.TemporaryDirectory(prefix="zfast-demo-") as folder,
+        tempfile.TemporaryDirectory(prefix="zfast-demo-", ignore_cleanup_errors=True) as folder,
+        _leaving_nothing_to_zarr(),
         serving(folder) as url,
     ):
         say(_head(versus))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
 from zfast.errors import ListingError, ZfastError
+from zfast.keys import check_key
 from zfast.locations import CADDY_FILE_LIMIT, Listing
 from zfast.operations import NewBatch, Operations, Steps, fields_of, first_failure
 
@@ -70,19 +71,19 @@ class Directories:
 
     def list_prefix(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """All keys that begin with `prefix`."""
-        tree = yield from self._walk(prefix, new_batch)
+        tree = yield from self._walk(check_key(prefix), new_batch)
         if tree.cut is not None:
             raise self._cut_listing(tree.cut)
         return [key for key in tree.keys if not _is_probe(key)]
 
     def list_dir(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """Bare names of what is directly below `prefix`."""
-        prefix = prefix.rstrip("/")
+        prefix = check_key(prefix).rstrip("/")
         directory = f"{prefix}/" if prefix else ""
         (page,) = yield from self._pages([directory], new_batch)
         if page is not None and page.may_be_cut:
             raise self._cut_listing(directory)
-        return [name for name, _ in page or () if not _is_probe(name)]
+        return [name for name, is_dir in page or () if is_dir or not _is_probe(name)]
 
     def is_empty(self, prefix: str, new_batch: NewBatch, *, writable: bool) -> Steps[bool]:
         """Whether there is no key in a directory, "" or with a slash at its end.

@@ -21,6 +21,7 @@ from zfast._core.shard_indexes import ShardIndexes
 from zfast._core.types import Method, Status
 from zfast.connections import Connections
 from zfast.errors import ZfastError, error_for
+from zfast.keys import check_key, check_object
 from zfast.locations.http import HTTPLocation
 from zfast.planner import bounds, grouped, span
 
@@ -227,6 +228,8 @@ class Operations:
 
     def read_into(self, key: str, byte_range: Any, buffer: Any, new_batch: NewBatch) -> Steps[int]:
         """Bytes read into `buffer`."""
+        if buffer is None:
+            raise TypeError("the buffer to read into is None")
         batch = new_batch()
         target = self.location.target(key)
         batch.add(self.policy, self.origin(), _GET, target, *span(byte_range), buffer)
@@ -291,7 +294,11 @@ class Operations:
         self, items: Sequence[tuple[str, Any]], if_absent: bool, new_batch: NewBatch
     ) -> Steps[bool]:
         """False where `if_absent` kept one from being written."""
-        _check_keys(key for key, _ in items)
+        for key, data in items:
+            if check_key(key).rpartition("/")[2] in (".", ".."):
+                check_object(key)
+            if data is None:
+                raise TypeError(f"the content of {key!r} is None, not a buffer of bytes")
         batch = yield from self._put(items, if_absent, new_batch)
         failed = first_failure(batch)
         if failed is not None and batch.outcome(failed)["status"] in (_CONFLICT, _NOT_FOUND):
@@ -354,12 +361,11 @@ class Operations:
 
     def delete_many(self, keys: Sequence[str], new_batch: NewBatch) -> Steps[None]:
         """Silent where missing."""
-        _check_keys(keys)
+        for key in keys:
+            # With a directory all that is in it would go.
+            check_object(key)
         batch = new_batch(fail_fast=True)
         origin = self.origin()
-        for key in keys:
-            if not key.rpartition("/")[2]:
-                raise ValueError(f"{key!r} names a directory, and all that is in it would go")
         targets = [self.location.target(key) for key in keys]
         for target in targets:
             batch.add(self.policy, origin, _DELETE, target)
@@ -367,12 +373,6 @@ class Operations:
         failed = first_failure(batch)
         if failed is not None:
             raise self.error(batch, failed, keys[failed], method="DELETE")
-
-
-def _check_keys(keys: Iterable[Any]) -> None:
-    for key in keys:
-        if not isinstance(key, str):
-            raise TypeError(f"a key is a str, not {type(key).__name__}")
 
 
 def fields_of(head: bytes) -> dict[str, str]:

@@ -74,12 +74,16 @@ def field_lines(fields: Mapping[str, str]) -> bytes:
     """
     lines = []
     for name, value in fields.items():
+        refusal = ""
         try:
             encoded_name, encoded_value = name.encode("ascii"), value.encode("latin-1")
             check_token(encoded_name)
             check_field_value(encoded_value)
         except ValueError as error:
-            raise ConfigurationError(f"header {name!r} cannot be sent: {error}") from None
+            refusal = str(error)
+        if refusal:
+            # Not while that is handled: in its context would be the value, which may be a secret.
+            raise ConfigurationError(f"header {name!r} cannot be sent: {refusal}")
         if name.lower() in _RESERVED:
             raise ConfigurationError(f"header {name!r} is not yours to set: zfast writes it itself")
         lines.append(encoded_name + b": " + encoded_value + b"\r\n")

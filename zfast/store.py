@@ -17,9 +17,10 @@ from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zfast._core.types import Status
 from zfast._mapping import KeyMapping
 from zfast.client import Client, ClientOptions, check_options
-from zfast.collector import Collector, names_object
+from zfast.collector import Collector
 from zfast.config import setting
 from zfast.errors import MissingKeyError, ResponseError, ZfastError, error_for
+from zfast.keys import check_key, names_object
 from zfast.pipeline import choose_pipeline
 from zfast.planner import Group, bounds, coalesced, span
 
@@ -163,11 +164,15 @@ class FastStore(Store, KeyMapping):
         ------
         ValueError
             If the byte range is none of zarr's.
+        TypeError
+            If there is one, and no prototype of what to return.
         ZfastError
             If the bytes cannot be had.
         """
         if isinstance(prototype, BufferPrototype):
             return self._get(key, prototype, byte_range)
+        if byte_range is not None:
+            raise TypeError("a byte range takes a prototype, such as default_buffer_prototype()")
         return Mapping.get(self, key, default if prototype is None else prototype)
 
     async def _get(self, key: str, prototype: BufferPrototype, byte_range: Any) -> Buffer | None:
@@ -473,8 +478,11 @@ class FastStore(Store, KeyMapping):
         return self._use().list_async()
 
     def list_prefix(self, prefix: str) -> AsyncIterator[str]:
-        """Iterate over the keys that begin with `prefix`, taken as it is; see `list`."""
-        return self._use().list_async(prefix)
+        """Iterate over the keys below a prefix, which is a directory as to zarr's own stores.
+
+        Siblings whose names begin with it do not count. See `list`.
+        """
+        return self._use().list_async(_directory(prefix))
 
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Iterate over the bare names directly below a directory; see `list`."""
@@ -507,4 +515,4 @@ def _coalesced(
 
 
 def _directory(prefix: str) -> str:
-    return prefix if not prefix or prefix.endswith("/") else f"{prefix}/"
+    return prefix if not check_key(prefix) or prefix.endswith("/") else f"{prefix}/"

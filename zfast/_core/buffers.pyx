@@ -335,6 +335,13 @@ cdef Body body_over(Slab* slab, const char* data, size_t size):
     return body
 
 
+cdef bint _holds_objects(object buffer) except -1:
+    if isinstance(buffer, memoryview):
+        # A field of that name is none: names stand between colons (PEP 3118).
+        return "O" in "".join(buffer.format.split(":")[::2])
+    return bool(getattr(getattr(buffer, "dtype", None), "hasobject", False))
+
+
 cdef class Pin:
     """A caller's buffer that stays where it is until the last worker has let go of it."""
 
@@ -345,6 +352,8 @@ cdef class Pin:
 cdef Pin pin(object buffer, bint writable):
     # No format is asked for: a dtype that has none in the buffer protocol is as good as any.
     cdef Pin pinned = Pin.__new__(Pin)
+    if _holds_objects(buffer):
+        raise TypeError("a buffer of Python objects holds their addresses, and none of their bytes")
     PyObject_GetBuffer(
         buffer, &pinned._view, PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0)
     )

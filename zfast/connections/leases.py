@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
+from weakref import WeakKeyDictionary
 
 from urllib3.exceptions import ClosedPoolError, HTTPError, SSLError
 from urllib3.util.ssl_match_hostname import CertificateError
@@ -27,6 +28,7 @@ from zfast._core.tls_sessions import session_of, unavailable
 from zfast._core.types import Status
 from zfast.config import setting
 from zfast.connections import opening, turns
+from zfast.connections.managers import OwnManager
 from zfast.connections.opening import (
     NO_DESCRIPTOR,
     addresses,
@@ -42,6 +44,9 @@ from zfast.locations.http import HTTPLocation
 __all__ = ["relayed", "tls_fallback"]
 
 _log = logging.getLogger("zfast")
+
+# Connections that lie open in pools, of all hosts together; fewer where descriptors are few.
+_MOST_KEPT = 256
 
 _lease_ids = itertools.count(1)
 
@@ -61,6 +66,8 @@ class _Lease:
 
 
 _leases: dict[int, _Lease] = {}
+# How many connections that came back lie open in each pool.
+_kept: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _relay: Relay | None = None
 _relayed = 0
 _relayed_for = ""
@@ -84,6 +91,9 @@ def _dial(calls: Calls, origin_id: int) -> None:
         with runtime.fork_guard:
             pool = origin.pool()
         connection = turns.connection_of(calls.engine, origin, pool, _lent)
+        with runtime.fork_guard:
+            # The one that came back last, open or not.
+            _kept[pool] = max(_kept.get(pool, 0) - 1, 0)
         close_unless_idle(connection)
         used = not connection.is_closed
         timeout = origin.connections.connect_timeout
@@ -102,6 +112,7 @@ def _dial(calls: Calls, origin_id: int) -> None:
                 # Those that wait in pools for nothing in particular are worth less than this one.
                 with runtime.fork_guard:
                     origin.connections.managers.clear()
+                    _kept.clear()
         finally:
             # Whatever else goes wrong, the engine hears of it: a request waits for the answer.
             with contextlib.suppress(RuntimeError):
@@ -211,6 +222,22 @@ def _put_back(pool: Any, connection: Any) -> None:
             return
         with contextlib.suppress(ClosedPoolError):
             pool._put_conn(connection)
+            if connection is not None and not connection.is_closed:
+                _kept[pool] = _kept.get(pool, 0) + 1
+
+
+def _may_keep(lease: _Lease) -> bool:
+    """Whether a connection that comes back stays open in its pool.
+
+    Each host's pool has room for as many as may be in flight, which is more than the process has
+    descriptors for where it goes to many hosts. How many there are of a user's own manager is the
+    user's business.
+    """
+    origin = origins.get(lease.origin)
+    if origin is not None and isinstance(origin.connections.managers, OwnManager):
+        return True
+    with runtime.fork_guard:
+        return sum(_kept.values()) < runtime.connection_limit(2 * _MOST_KEPT) // 2
 
 
 def _discard(pool: Any, connection: Any) -> None:
@@ -282,7 +309,7 @@ def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
                     with runtime.fork_guard:
                         addresses.failed(lease.address, time.monotonic())
                     _log.debug("a connection to %s broke", lease.address or "a server")
-                if kind == "close" or calls.engine.stopped:
+                if kind == "close" or calls.engine.stopped or not _may_keep(lease):
                     # At exit urllib3 may have closed what is in its pools before.
                     _discard(lease.pool, lease.connection)
                 else:
@@ -298,6 +325,7 @@ def _forget() -> None:
         _relay = None
     leases = list(_leases.values())
     _leases.clear()
+    _kept.clear()
     opening.forget()
     turns.forget()
     for lease in leases:

@@ -35,8 +35,8 @@ def _retry(retries: Any) -> urllib3.Retry:
         return retries
     if retries is None:
         total = setting("max_attempts") - 1
-    elif isinstance(retries, int):
-        total = max(int(retries), 0)
+    elif isinstance(retries, SupportsIndex):
+        total = max(index(retries), 0)
     else:
         raise ConfigurationError(
             f"retries={retries!r}: pass a urllib3.Retry, a number of retries, or None"
@@ -70,7 +70,19 @@ def retry_numbers(retries: Retries) -> dict[str, Any]:
     retries : urllib3.Retry, int or None
         None takes the settings' attempts and backoff.
     """
-    retry = _retry(retries)
+    try:
+        numbers = _numbers(_retry(retries))
+    except (TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        raise ConfigurationError(f"retries has what is no number: {error}") from None
+    if not isinstance(retries, urllib3.Retry):
+        # urllib3's own would be six hours, for which nobody asked.
+        numbers["retry_after_max"] = numbers["backoff_max"]
+    return numbers
+
+
+def _numbers(retry: urllib3.Retry) -> dict[str, Any]:
     methods = 0
     for method in Method:
         # A directory is made twice as well as once.
@@ -96,7 +108,11 @@ def retry_numbers(retries: Retries) -> dict[str, Any]:
 
 def retry_statuses(retries: Retries) -> frozenset[int]:
     """The HTTP statuses worth another attempt: `status_forcelist`, or the default where empty."""
-    return frozenset(_retry(retries).status_forcelist or _RETRIED)
+    statuses = _retry(retries).status_forcelist or _RETRIED
+    for status in statuses:
+        if not (isinstance(status, SupportsIndex) and 100 <= index(status) <= 599):
+            raise ConfigurationError(f"retries has {status!r} in status_forcelist, no HTTP status")
+    return frozenset(map(index, statuses))
 
 
 def credential_fields(retries: Retries) -> frozenset[str]:
@@ -132,11 +148,15 @@ def time_limits(timeout: Timeouts) -> Limits:
             f"timeout is {timeout!r}: pass urllib3.Timeout(connect=..., read=...), or one number"
         )
     if timeout is None or not isinstance(timeout, urllib3.Timeout):
-        return Limits(
-            setting("connect_timeout", timeout),
-            setting("first_byte_timeout", timeout),
-            setting("read_timeout", timeout),
-        )
+        names = ("connect_timeout", "first_byte_timeout", "read_timeout")
+        try:
+            return Limits(*(setting(name, timeout) for name in names))
+        except ConfigurationError as error:
+            if timeout is None:
+                raise
+            # By its own name: the argument is called otherwise.
+            text = str(error).replace(names[0], "timeout")
+            raise ConfigurationError(f"{text}, or a urllib3.Timeout") from None
     # With a total, urllib3 tells the limit for reading only once the clock of connecting runs.
     running = timeout.clone()
     running.start_connect()

@@ -129,7 +129,9 @@ def tunnels(pool: Any, scheme: str) -> bool:
 
 
 def _field_line(name: Any, value: Any) -> bytes:
-    # As http.client takes them; neither may end its line. The value may be a credential.
+    # As http.client takes them; neither may end its line. The value may be a credential, which is
+    # not to be in an error's context either.
+    refusal = ""
     try:
         encoded_name, encoded = (
             text if isinstance(text, bytes) else str(text).encode("latin-1")
@@ -138,7 +140,9 @@ def _field_line(name: Any, value: Any) -> bytes:
         check_token(encoded_name)
         check_field_value(encoded)
     except ValueError as error:
-        raise ConfigurationError(f"header {name!r} of the proxy cannot be sent: {error}") from None
+        refusal = str(error)
+    if refusal:
+        raise ConfigurationError(f"header {name!r} of the proxy cannot be sent: {refusal}")
     return encoded_name + b": " + encoded + b"\r\n"
 
 

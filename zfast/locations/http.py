@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from zfast.errors import ConfigurationError, redact
+from zfast.keys import check_key
 from zfast.locations.listing import Listing, parse_listing
 
 __all__ = ["HTTPLocation"]
@@ -155,9 +156,7 @@ class HTTPLocation:
         UnicodeEncodeError
             If the key holds a lone surrogate that no file name could give it.
         """
-        if not isinstance(key, str):
-            raise TypeError(f"a key is a str, not {type(key).__name__}")
-        if not key:
+        if not check_key(key):
             path = self.url[len(self.origin) :] or "/"
             return (path + self._query).encode("ascii")
         return f"{self._base}/{_quote_key(key)}{self._query}".encode("ascii")
@@ -255,10 +254,9 @@ def _split(url: str) -> dict[str, str]:
         raise ConfigurationError(f"a base URL is a str, not {type(url).__name__}")
     if _CONTROL.search(url) or url != url.strip():
         raise _refusal(url, "a base URL has no control characters and no space around it")
-    try:
-        url.encode("utf-8")
-    except UnicodeEncodeError:
-        raise _refusal(url, "percent-encode the bytes of a path that is not UTF-8") from None
+    # No error in whose context the whole URL would be, password and all.
+    if any("\ud800" <= character <= "\udfff" for character in url):
+        raise _refusal(url, "percent-encode the bytes of a path that is not UTF-8")
     if "\\" in url.partition("?")[0]:
         raise _refusal(url, "write / instead of \\, or a \\ that is meant as %5C")
     match = _URL.fullmatch(url)
