@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import queue
 import socket
 import ssl
 import time
@@ -66,7 +67,7 @@ class _Lease:
 
 
 _leases: dict[int, _Lease] = {}
-# How many connections that came back lie open in each pool.
+# How many connections that came back lie open in each pool; where one came last, last.
 _kept: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _relay: Relay | None = None
 _relayed = 0
@@ -92,8 +93,9 @@ def _dial(calls: Calls, origin_id: int) -> None:
             pool = origin.pool()
         connection = turns.connection_of(calls.engine, origin, pool, _lent)
         with runtime.fork_guard:
-            # The one that came back last, open or not.
-            _kept[pool] = max(_kept.get(pool, 0) - 1, 0)
+            if pool in _kept:
+                # The one that came back last, open or not.
+                _kept[pool] = max(_kept[pool] - 1, 0)
         close_unless_idle(connection)
         used = not connection.is_closed
         timeout = origin.connections.connect_timeout
@@ -222,22 +224,40 @@ def _put_back(pool: Any, connection: Any) -> None:
             return
         with contextlib.suppress(ClosedPoolError):
             pool._put_conn(connection)
-            if connection is not None and not connection.is_closed:
-                _kept[pool] = _kept.get(pool, 0) + 1
 
 
-def _may_keep(lease: _Lease) -> bool:
-    """Whether a connection that comes back stays open in its pool.
+def _keep(lease: _Lease) -> None:
+    """Leave a connection open in its pool, and close the others of a pool that has rested longer.
 
     Each host's pool has room for as many as may be in flight, which is more than the process has
     descriptors for where it goes to many hosts. How many there are of a user's own manager is the
     user's business.
     """
+    _put_back(lease.pool, lease.connection)
     origin = origins.get(lease.origin)
-    if origin is not None and isinstance(origin.connections.managers, OwnManager):
-        return True
+    if lease.connection.is_closed or (
+        origin is not None and isinstance(origin.connections.managers, OwnManager)
+    ):
+        return
     with runtime.fork_guard:
-        return sum(_kept.values()) < runtime.connection_limit(2 * _MOST_KEPT) // 2
+        _kept[lease.pool] = _kept.pop(lease.pool, 0) + 1
+        while sum(_kept.values()) > runtime.connection_limit(2 * _MOST_KEPT) // 2:
+            oldest = next(iter(_kept))
+            del _kept[oldest]
+            _empty(oldest)
+
+
+def _empty(pool: Any) -> None:
+    # As urllib3 does with a pool that it closes; this one stays of use.
+    places = 0
+    with contextlib.suppress(queue.Empty, AttributeError):
+        while True:
+            connection = pool.pool.get(block=False)
+            places += 1
+            if connection is not None:
+                connection.close()
+    for _ in range(places):
+        _put_back(pool, None)
 
 
 def _discard(pool: Any, connection: Any) -> None:
@@ -309,11 +329,11 @@ def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
                     with runtime.fork_guard:
                         addresses.failed(lease.address, time.monotonic())
                     _log.debug("a connection to %s broke", lease.address or "a server")
-                if kind == "close" or calls.engine.stopped or not _may_keep(lease):
+                if kind == "close" or calls.engine.stopped:
                     # At exit urllib3 may have closed what is in its pools before.
                     _discard(lease.pool, lease.connection)
                 else:
-                    _put_back(lease.pool, lease.connection)
+                    _keep(lease)
             finally:
                 calls.left(lease.origin)
 
