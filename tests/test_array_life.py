@@ -43,6 +43,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 import zfast
 from zfast import FastStore, connections, runtime
+from zfast._core.batch import Batch
 from zfast.config import setting
 from zfast.locations.http import HTTPLocation
 
@@ -437,3 +438,12 @@ def test_many_threads_read_one_array_at_once(nginx: Site, way: str) -> None:
         np.testing.assert_array_equal(got, VALUES[window])
     indexes = [request.key for request in nginx.requests() if is_index(request)]
     assert len(indexes) == len(set(indexes)) == 4
+
+
+def test_a_batch_whose_planner_has_gone_ends_when_it_is_cancelled() -> None:
+    """Ctrl-C may come between the batch and its first chunk; what it pins would stay pinned."""
+    batch = Batch(runtime.current(), 0.0, fail_fast=True, open=True)
+    batch.submit()
+    assert not batch.done
+    batch.cancel()
+    assert batch.done

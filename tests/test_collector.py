@@ -18,7 +18,7 @@ from servers.site import Site
 
 import zfast
 from zfast import Client
-from zfast.collector import Collector, Read
+from zfast.collector import Collector, Read, _Turn
 
 OBJECTS = {str(index): bytes([index]) * (index + 1) for index in range(100)}
 
@@ -326,3 +326,41 @@ def test_reads_in_a_forked_child(scripted: Callable[..., ScriptedServer]) -> Non
             os._exit(code)
     assert asyncio.run(reader.get_all(OBJECTS)) == expected
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+async def test_a_turn_that_a_signal_lost_is_taken_up(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    """asyncio forgets what it is about to call when a handler raises just there."""
+    reader = Reader(scripted(ranged(dict(OBJECTS))).url)
+    loop = asyncio.get_running_loop()
+    for former in (0, 1):
+        turn = reader.collector._here.turn = _Turn(loop)
+        turn.reads = [Read(str(index), None, b"/", loop) for index in range(former)]
+        for read in turn.reads:
+            read.cancel()
+        assert await asyncio.wait_for(reader.get("3"), 20) == OBJECTS["3"]
+
+
+async def test_reads_that_are_cancelled_together_end(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    server = scripted(lambda request: Stall())
+    reader = Reader(server.url)
+    tasks = [asyncio.ensure_future(reader.get(str(index))) for index in range(300)]
+    while reader.client.stats()["in_flight"] < 64:
+        await asyncio.sleep(0.001)
+    for task in tasks[1:]:
+        task.cancel()
+    await asyncio.sleep(0.1)
+    # The one that is left goes on.
+    assert reader.client.stats()["in_flight"] == 1
+    tasks[0].cancel()
+    while reader.client.stats()["in_flight"]:
+        await asyncio.sleep(0.001)
+    assert all(task.cancelled() for task in await _ended(tasks))
+
+
+async def _ended(tasks: list[asyncio.Future[Any]]) -> list[asyncio.Future[Any]]:
+    await asyncio.wait(tasks)
+    return tasks

@@ -199,3 +199,45 @@ def test_exit_with_a_pool_manager(server: ScriptedServer, tmp_path: Path) -> Non
         leave()
     """
     assert ended_well(run(tmp_path, PREAMBLE + dedent(source), server.url))
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+@pytest.mark.parametrize("waits_for", ["a thread", "a loop"])
+def test_a_late_hook_that_reads_elsewhere_is_told(
+    server: ScriptedServer, tmp_path: Path, waits_for: str, read_before: bool
+) -> None:
+    """It was made before zfast was, runs after zfast has ended, and waits for another thread."""
+    waits = {
+        "a thread": "thread = threading.Thread(target=read); thread.start(); thread.join()",
+        "a loop": "asyncio.run_coroutine_threadsafe(read_async(), loop).result()",
+    }
+    source = f"""
+import asyncio, atexit, sys, threading
+
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+
+def read():
+    try:
+        client.get("key")
+    except RuntimeError as error:
+        print(error)
+
+async def read_async():
+    try:
+        await client.get_async("key")
+    except RuntimeError as error:
+        print(error)
+
+@atexit.register
+def late():
+    {waits[waits_for]}
+
+import zfast
+client = zfast.Client(sys.argv[1])
+if {read_before}:
+    assert client.get("key") == b"key"
+"""
+    ended = run(tmp_path, source, server.url)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == "nothing can be read any more: the interpreter is shutting down\n"

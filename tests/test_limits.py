@@ -301,3 +301,49 @@ def test_an_origin_that_ignores_ranges_is_asked_once_for_a_key(scripted: Start) 
     ranges = [(i, i + 50) for i in range(0, 1000, 10)]
     assert client.get_ranges("key", ranges) == [body[i : i + 50] for i, _ in ranges]
     assert len(server.requests) == 2
+
+
+# ------------------------------------------------------------------------------- what is kept of it
+
+
+def test_a_timeout_for_each_call_keeps_nothing(scripted: Start, tmp_path: Path) -> None:
+    server = scripted(lambda request: ok(request.key.encode()))
+    source = """
+def read(first, last):
+    for number in range(first, last):
+        assert zfast.cat_ranges([f"{sys.argv[1]}/key"], timeout=1 + number / 1000) == [b"key"]
+    return descriptors()
+
+before = read(0, 100)
+assert read(100, 400) <= before, before
+"""
+    ended = run(tmp_path, PREAMBLE + source, server.url)
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_an_engine_that_cannot_start_keeps_no_descriptor(scripted: Start, tmp_path: Path) -> None:
+    server = scripted(lambda request: ok(request.key.encode()))
+    source = """
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+files = []
+try:
+    while True:
+        files.append(open(os.devnull))
+except OSError:
+    pass
+for _ in range(5):
+    files.pop().close()
+before = descriptors()
+for _ in range(3):
+    try:
+        client.get("key")
+    except OSError as error:
+        assert "Too many open files" in str(error), error
+    else:
+        raise AssertionError("it started")
+    assert descriptors() == before
+del files[:20]
+assert client.get("key") == b"key"
+"""
+    ended = run(tmp_path, PREAMBLE + source, server.url)
+    assert (ended.code, ended.err) == (0, "")

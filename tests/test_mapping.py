@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from servers.listed import Listed
+from servers.script import in_child
 from servers.scripted import Reply, Request, ScriptedServer, ok, ranged, status
 from servers.site import Site
 
@@ -393,3 +395,31 @@ def test_equality_is_of_the_configuration_not_of_the_keys(
     assert one != OBJECTS
     assert one == FastStore(servers[0].url)
     assert not any(server.requests for server in servers)
+
+
+def test_getitems_in_a_forked_child_whose_parent_waits_is_an_error(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    release = threading.Event()
+
+    def handler(request: Request) -> Reply:
+        assert release.wait(30)
+        return ok(b"")
+
+    server = scripted(handler)
+    values = FastStore(server.url).getitems(["a", "b"])
+    waiting = threading.Thread(target=lambda: values["a"])
+    waiting.start()
+    server.wait_requests(2)
+    while not values._listening.locked():
+        time.sleep(0.001)
+
+    def read() -> None:
+        with pytest.raises(zfast.errors.ConnectionFailedError):
+            values["b"]
+
+    in_child(read)
+    with pytest.raises(TypeError, match=r"copy it by dict\(\)"):
+        copy.copy(values)
+    release.set()
+    waiting.join()

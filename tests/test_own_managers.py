@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 import time
@@ -370,3 +371,65 @@ def test_a_manager_without_retries(scripted: Start) -> None:
         with pytest.raises(zfast.ResponseError):
             client.get(key)
     assert len(server.requests) == 2
+
+
+def test_a_manager_that_reads_by_zfast_itself(scripted: Start) -> None:
+    """Or does whatever else takes long: nobody else waits for it."""
+    server = scripted(echo)
+
+    class Reading(urllib3.PoolManager):
+        def connection_from_host(self, *arguments: Any, **options: Any) -> Any:
+            assert Client(server.url).get("first") == b"first"
+            return super().connection_from_host(*arguments, **options)
+
+    def read() -> None:
+        client = Client(server.url, pool_manager=Reading())
+        assert client.get("second") == b"second"
+
+    in_child(read)
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.ERROR])
+def test_a_log_that_raises_ends_no_thread(scripted: Start, level: int) -> None:
+    server = scripted(echo)
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise SystemExit("no log")
+
+    class Broken(urllib3.PoolManager):
+        def connection_from_host(self, *arguments: Any, **options: Any) -> Any:
+            pool = super().connection_from_host(*arguments, **options)
+            pool._get_conn = broken
+            return pool
+
+    def broken(timeout: float | None = None) -> Any:
+        raise ZeroDivisionError("no connection")
+
+    def read() -> None:
+        log = logging.getLogger("zfast")
+        log.setLevel(level)
+        log.addHandler(Raising())
+        for _ in range(20):
+            with pytest.raises(zfast.errors.ConnectionFailedError):
+                Client("http://127.0.0.1:1/", retries=0).get("key")
+            with pytest.raises(zfast.errors.ConnectionFailedError):
+                Client(server.url, pool_manager=Broken(), retries=0).get("key")
+        assert Client(server.url).get("key") == b"key"
+
+    in_child(read)
+
+
+def test_a_redirect_that_cannot_be_followed_ends_though_the_log_raises(scripted: Start) -> None:
+    server = scripted(lambda request: redirect("http://[nonsense/"))
+
+    class Raising(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise SystemExit("no log")
+
+    def read() -> None:
+        logging.getLogger("zfast").addHandler(Raising())
+        with pytest.raises(zfast.errors.ResponseError, match="redirect cannot be followed"):
+            Client(server.url).get("key")
+
+    in_child(read)

@@ -62,6 +62,9 @@ class Arrivals(Mapping[str, memoryview]):
         if (batch := getattr(self, "_batch", None)) is not None:
             batch.cancel()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("what arrives here arrives nowhere else: copy it by dict()")
+
     def __getitem__(self, key: str) -> memoryview:
         value = self._wait(self._indexes[key])
         if value is None:
@@ -83,6 +86,10 @@ class Arrivals(Mapping[str, memoryview]):
 
     def _wait(self, index: int) -> memoryview | None:
         while index not in self._arrived:
+            if not self._complete and runtime.running() is not self._engine:
+                # A forked child's: what it waits for arrives in its parent, one of whose threads
+                # may have had the lock.
+                raise_for(Status.CLOSED, url=self._operations.location.url)
             with self._listening:
                 if index not in self._arrived:
                     self._listen()
@@ -91,9 +98,6 @@ class Arrivals(Mapping[str, memoryview]):
     def _listen(self) -> None:
         if self._complete:
             self._fail()
-        if runtime.running() is not self._engine:
-            # A forked child's: what it waits for arrives in its parent.
-            raise_for(Status.CLOSED, url=self._operations.location.url)
         # A signal's handler runs wherever it likes, and what it raises ends the wait: what it came
         # between is taken up by the next.
         news = self._waker.completions()

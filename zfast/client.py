@@ -230,6 +230,9 @@ class Client:
             )
         return _rebuild, (type(self), self._location, self._options)
 
+    def __copy__(self) -> Client:
+        return _rebuild(type(self), self._location, self._options)
+
     def __enter__(self) -> Client:
         return self
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Collector", "Read"]
 
+_LONG_TURN_SECONDS = 0.1
 _GET = int(Method.GET)
 _MISSING = int(Status.MISSING)
 
@@ -63,7 +64,13 @@ class Read(asyncio.Future["Body | None"]):
         return cancelled
 
 
-_Turn = tuple[asyncio.AbstractEventLoop, list[Read]]
+class _Turn:
+    """The reads of one turn of a loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.reads: list[Read] = []
+        self.began = loop.time()
 
 
 class _Flight:
@@ -77,6 +84,9 @@ class _Flight:
         self._served: dict[int, tuple[Span, list[Read]]] = {}
         # A body is taken once, and whoever takes it may be interrupted before he has it.
         self._taken: dict[int, Body | None] = {}
+        # Requests that nobody waits for any more, from one turn of the loop to the next: to cancel
+        # one takes as long as there are in the batch, and they are mostly cancelled together.
+        self._left: set[int] = set()
 
     def add(self, origin: int, wanted: Span, reads: list[Read]) -> None:
         index = len(self._batch)
@@ -87,7 +97,22 @@ class _Flight:
 
     def leave(self, index: int) -> None:
         served = self._served.get(index)
-        if served is not None and all(read.done() for read in served[1]):
+        if served is None or not all(read.done() for read in served[1]):
+            return
+        if not self._left:
+            loop = served[1][0].get_loop()
+            if loop.is_closed():
+                self._batch.cancel(index)
+                return
+            loop.call_soon(self._cancel_left)
+        self._left.add(index)
+
+    def _cancel_left(self) -> None:
+        left, self._left = self._left & self._served.keys(), set()
+        if len(left) == len(self._served):
+            self._batch.cancel()
+            return
+        for index in left:
             self._batch.cancel(index)
 
     def arrive(self, index: int) -> None:
@@ -156,10 +181,16 @@ class Collector:
             return read
         turn: _Turn | None = getattr(self._here, "turn", None)
         # A turn of another loop was left when that loop was stopped, or by a fork.
-        if turn is None or turn[0] is not loop:
-            turn = self._here.turn = (loop, [])
+        if turn is None or turn.loop is not loop:
+            turn = _Turn(loop)
             loop.call_soon(self._depart, turn)
-        turn[1].append(read)
+            self._here.turn = turn
+        elif len(turn.reads) < 2 or loop.time() > turn.began + _LONG_TURN_SECONDS:
+            # A signal's handler may have raised where the loop had taken up what was to come: who
+            # joins first sees to that again, and who joins what should have left long ago.
+            turn.began = loop.time()
+            loop.call_soon(self._depart, turn)
+        turn.reads.append(read)
         return read
 
     async def as_completed(
@@ -207,19 +238,20 @@ class Collector:
                     read.exception()
 
     def _depart(self, turn: _Turn) -> None:
-        if getattr(self._here, "turn", None) is turn:
-            self._here.turn = None
-        reads = [read for read in turn[1] if not read.done()]
         try:
+            if getattr(self._here, "turn", None) is turn:
+                self._here.turn = None
+            reads = [read for read in turn.reads if not read.done()]
             if reads:
                 self._submit(reads)
+            turn.reads = []
         except Exception as error:
-            for read in reads:
+            for read in turn.reads:
                 if not read.done():
                     read.fail(error)
         except BaseException:
             # A signal's handler raised, and ends the loop; but its owner may run it again.
-            turn[0].call_soon(self._depart, turn)
+            turn.loop.call_soon(self._depart, turn)
             raise
 
     def _submit(self, reads: list[Read]) -> None:

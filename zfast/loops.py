@@ -76,12 +76,13 @@ class Hub:
         self._had_turn = True
 
     def _on_readable(self) -> None:
-        self.waker.completions()
-        self._deliver()
+        self._deliver(self.waker)
 
-    def _deliver(self) -> None:
+    def _deliver(self, news: Waker | None = None) -> None:
         untold = self.waker.untold
         try:
+            if news is not None:
+                news.completions()
             while untold:
                 told = untold[0]
                 self._tell(*told)

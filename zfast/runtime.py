@@ -6,7 +6,10 @@ says by `serve_with`.
 
 from __future__ import annotations
 
+import _thread
+import asyncio
 import atexit
+import contextlib
 import logging
 import os
 import resource
@@ -22,7 +25,7 @@ from zfast._core.engine import Engine
 from zfast._core.policy import after_fork_in_child
 from zfast.config import setting
 
-__all__ = ["current", "fork_guard", "on_fork", "running", "serve_with"]
+__all__ = ["current", "fork_guard", "on_fork", "report", "running", "serve_with"]
 
 _log = logging.getLogger("zfast")
 
@@ -33,7 +36,8 @@ _JOIN_SECONDS = 0.5
 _FIRST_THREADS = 10
 
 _engine: Engine | None = None
-# The engine that exit has ended.
+# Whether exit has begun, and the engine that it has ended.
+_is_over = False
 _ended: Engine | None = None
 _threads: list[threading.Thread] = []
 _serve: Callable[[Calls, str, int, int], None] | None = None
@@ -66,14 +70,31 @@ def current() -> Engine:
     engine = _engine
     if engine is not None and not engine.stopped:
         return engine
-    if _ended is not None and threading.current_thread() is not threading.main_thread():
-        # What is submitted to it never completes, and whoever waits ends with the process. An
-        # event loop is not held up by that: its owner may want to close it yet.
-        return _ended
+    if _is_over and threading.current_thread() is not threading.main_thread():
+        return _after_the_end()
     with _lock:
         if _engine is None or _engine.stopped:
             _engine = _start()
         return _engine
+
+
+def _after_the_end() -> Engine:
+    """The ended engine, for a daemon thread that reads while the process ends.
+
+    What it submits never completes: it ends with the process, and says nothing. Of any other
+    thread, and of an event loop (zarr's own is in a daemon thread), somebody may wait for the end.
+    """
+    if _ended is not None and threading.current_thread().daemon and not _runs_a_loop():
+        return _ended
+    raise RuntimeError("nothing can be read any more: the interpreter is shutting down")
+
+
+def _runs_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def connection_limit(max_concurrency: int) -> int:
@@ -150,13 +171,23 @@ def _answer(calls: Calls, call: tuple[str, int, int]) -> None:
         _serve(calls, *call)
     except BaseException:
         # SystemExit, too, of somebody's connections: a thread that ends with it serves nobody else.
-        _log.exception("serving the engine's call %r failed", call[0])
+        report("serving the engine's call %r failed", call[0])
+
+
+def report(text: str, *arguments: Any) -> None:
+    """Log the exception that is being handled, by a thread that others live by.
+
+    A handler of the program's that raises is not to end it.
+    """
+    with contextlib.suppress(BaseException):
+        _log.exception(text, *arguments)
 
 
 def _stop() -> None:
-    global _engine, _ended
-    # For good: who asks for an engine from here on is a daemon thread, and ends with the process.
+    global _engine, _ended, _is_over
+    # For good: who asks for an engine from here on, but for the main thread, gets none.
     _lock.acquire()
+    _is_over = True
     _ended = engine = _engine
     _engine = None
     if engine is None:
@@ -176,19 +207,38 @@ def answer_rest(engine: Engine) -> None:
         _answer(calls, call)
 
 
+# Ctrl-C while a fork waited for the locks: Python forks all the same, and ignores what hooks raise.
+_interrupted = False
+
+
 def _before_fork() -> None:
-    _lock.acquire()
-    fork_guard.acquire()
+    for lock in (_lock, fork_guard):
+        _acquire(lock)
+
+
+def _acquire(lock: threading.RLock) -> None:
+    global _interrupted
+    while True:
+        try:
+            lock.acquire()
+            return
+        except BaseException:
+            _interrupted = True
 
 
 def _after_fork_in_parent() -> None:
+    global _interrupted
     fork_guard.release()
     _lock.release()
+    if _interrupted:
+        _interrupted = False
+        _thread.interrupt_main()
 
 
 def _after_fork_in_child() -> None:
-    global _engine
+    global _engine, _interrupted
     engine, _engine = _engine, None
+    _interrupted = False
     if engine is not None:
         engine.abandon()
         _abandoned.append(engine)

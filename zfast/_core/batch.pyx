@@ -32,7 +32,7 @@ from zfast._core.finishing cimport scheduler_cancel
 from zfast._core.policy cimport Policy
 from zfast._core.reactor cimport reactor_attend
 from zfast._core.request cimport Request
-from zfast._core.scheduler cimport scheduler_admit, scheduler_submit
+from zfast._core.scheduler cimport scheduler_admit, scheduler_seal, scheduler_submit
 from zfast._core.state cimport BatchState, Notices, Origin, Origin_ptr, Scheduler, monotonic, rest
 from zfast._core.tls cimport tls_block_broken_pipes, tls_unblock_broken_pipes
 from zfast._core.types cimport (
@@ -307,6 +307,9 @@ cdef class Batch:
             return
         pthread_mutex_lock(&self.engine.scheduler.lock)
         scheduler_cancel(self.engine.scheduler, self.state, index, STATUS_CANCELLED)
+        if index < 0:
+            # Whoever was to add to it has gone.
+            scheduler_seal(self.engine.scheduler, self.state)
         pthread_mutex_unlock(&self.engine.scheduler.lock)
 
     def unpin(self):

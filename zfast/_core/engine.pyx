@@ -142,13 +142,20 @@ cdef class Engine:
         s.batches_attended = 0
         s.stopping = s.exiting = s.guest_is_here = s.guest_is_expected = s.guest_settles = False
         s.guest = io_threads
-        for index in range(io_threads):
-            self.threads.push_back(self._new_thread(index))
-        self.guest = self._new_thread(io_threads)
-        self.guest_decoder = decoder_new()
-        if self.guest_decoder == NULL:
-            raise MemoryError("no memory for a decoder")
-        self._start()
+        try:
+            for index in range(io_threads):
+                self.threads.push_back(self._new_thread(index))
+            self.guest = self._new_thread(io_threads)
+            self.guest_decoder = decoder_new()
+            if self.guest_decoder == NULL:
+                raise MemoryError("no memory for a decoder")
+            self._start()
+        except BaseException:
+            # Where descriptors are short, the next to start is not to lack those of this one.
+            self.stopped = True
+            for fd in self.descriptors:
+                close(fd)
+            raise
 
     cdef Thread* _new_thread(self, int index) except NULL:
         cdef Worker* worker
@@ -160,10 +167,12 @@ cdef class Engine:
         worker.load = 0
         worker.wake_fd = theirs.detach()
         self.scheduler.workers.push_back(worker)
+        self.descriptors.push_back(worker.wake_fd)
         thread = new Thread()
         thread.scheduler = self.scheduler
         thread.index = index
         thread.wake_fd = ours.detach()
+        self.descriptors.push_back(thread.wake_fd)
         thread.looked_at = thread.next_check = thread.next_tick = 0
         thread.scratch = <char*>malloc(SCRATCH_SIZE)
         if thread.scratch == NULL:
@@ -172,22 +181,31 @@ cdef class Engine:
         waking.events = POLLIN
         waking.revents = 0
         thread.polled.push_back(waking)
-        self.descriptors.push_back(worker.wake_fd)
-        self.descriptors.push_back(thread.wake_fd)
         return thread
 
     cdef _start(self):
         cdef sigset_t everything
         cdef sigset_t before
         cdef Thread* thread
+        cdef vector[Thread*] started
         cdef int error = 0
         sigfillset(&everything)
         # A thread inherits its mask: signals go to Python's threads, which know what to do.
         pthread_sigmask(SIG_BLOCK, &everything, &before)
         for thread in self.threads:
             error = error or pthread_create(&thread.handle, NULL, reactor_run, thread)
+            if not error:
+                started.push_back(thread)
         pthread_sigmask(SIG_SETMASK, &before, NULL)
         if error:
+            pthread_mutex_lock(&self.scheduler.lock)
+            self.scheduler.stopping = True
+            for worker in self.scheduler.workers:
+                wake(worker)
+            pthread_mutex_unlock(&self.scheduler.lock)
+            with nogil:
+                for thread in started:
+                    pthread_join(thread.handle, NULL)
             raise OSError(error, "the engine's threads did not start")
 
     cdef ensure_decode_threads(self):

@@ -89,8 +89,8 @@ def _dial(calls: Calls, origin_id: int) -> None:
         return
     pool = connection = None
     try:
-        with runtime.fork_guard:
-            pool = origin.pool()
+        # Not under the guard, as wherever a user's manager is asked: it may do as it likes.
+        pool = origin.pool()
         connection = turns.connection_of(calls.engine, origin, pool, _lent)
         with runtime.fork_guard:
             if pool in _kept:
@@ -278,7 +278,12 @@ def _take_back(lease_id: int) -> _Lease | None:
     if lease is not None and lease.far is not None:
         assert _relay is not None
         # Half a request, or an answer to none, is nothing for whoever is next.
-        if not _relay.detach(lease_id) or lease.far.recv(1):
+        rests = _relay.detach(lease_id)
+        try:
+            rests = rests and not lease.far.recv(1)
+        except OSError:
+            rests = False
+        if not rests:
             lease.connection.close()
         lease.far.close()
         if lease.connection.sock is not None:
@@ -309,8 +314,8 @@ def _redirect(calls: Calls, batch_id: int, index: int) -> None:
         new_origin = origin.connections.origin(calls.engine, place.scheme, place.host, place.port)
     except BaseException as error:
         # A user's pool manager may raise anything, and the request waits for an answer.
-        _log.warning("a redirect cannot be followed: %s", error)
         calls.redirect(batch_id, index, -1, b"", False)
+        _log.warning("a redirect cannot be followed: %s", error)
     else:
         calls.redirect(batch_id, index, new_origin, new_target, new_origin != origin_id)
 
@@ -321,9 +326,10 @@ def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
     elif kind == "redirect":
         _redirect(calls, id, index)
     else:
-        lease = _take_back(id)
+        lease = _leases.get(id)
         if lease is not None:
             try:
+                _take_back(id)
                 if kind == "close" and index:
                     # It broke: others of the host's addresses go first for a while.
                     with runtime.fork_guard:
@@ -357,7 +363,10 @@ def _forget() -> None:
             # A connection of the user's own class; the others are to be closed all the same.
             _log.warning("a connection does not close in a forked child", exc_info=True)
     for connections in list(all_connections):
-        connections.forget()
+        try:
+            connections.forget()
+        except Exception:
+            _log.warning("a pool manager does not clear in a forked child", exc_info=True)
 
 
 runtime.serve_with(_serve)

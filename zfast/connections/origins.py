@@ -6,8 +6,9 @@ import itertools
 import os
 import stat
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from urllib3.util.proxy import connection_requires_http_tunnel
 
@@ -26,6 +27,8 @@ from zfast.errors import ConfigurationError
 from zfast.proxies import Proxies
 
 __all__ = ["Connections", "Origin", "all_connections", "origins", "shared", "tunnels"]
+
+T = TypeVar("T")
 
 _origin_ids = itertools.count(1)
 
@@ -84,24 +87,26 @@ class Connections:
         if origin is not None and origin.engine is engine:
             return origin.id
         with runtime.fork_guard:
+            manager = self.managers.leading_to(scheme, host, port)
+        new = Origin(self, manager, proxy_shown(manager), scheme, host, port, engine)
+        # Not under the guard: a user's manager may do as it likes.
+        pool = new.pool()
+        with runtime.fork_guard:
             origin = self._origins.get(key)
             if origin is None or origin.engine is not engine:
-                manager = self.managers.leading_to(scheme, host, port)
-                proxy = proxy_shown(manager)
-                origin = Origin(self, manager, proxy, scheme, host, port, engine)
-                self._introduce(engine, origin)
+                origin = new
+                self._introduce(engine, origin, pool)
                 origins[origin.id] = origin
                 self._origins[key] = origin
         return origin.id
 
-    def _introduce(self, engine: Engine, origin: Origin) -> None:
+    def _introduce(self, engine: Engine, origin: Origin, pool: Any) -> None:
         shown = f"[{origin.host}]" if ":" in origin.host else origin.host
         if origin.port != {"http": 80, "https": 443}[origin.scheme]:
             shown = f"{shown}:{origin.port}"
         authority = f"{origin.scheme}://{shown}".encode("ascii")
         fields = f"Host: {shown}\r\n".encode("ascii")
         prefix = b""
-        pool = origin.pool()
         if pool.proxy is not None and not tunnels(pool, origin.scheme):
             # A forwarding proxy wants the whole URL (RFC 9112, 3.2.2), and to know who asks.
             prefix = authority
@@ -147,7 +152,11 @@ def _field_line(name: Any, value: Any) -> bytes:
 
 
 all_connections: weakref.WeakSet[Connections] = weakref.WeakSet()
+# Of clients without a manager of their own: kept, since the next may have the same settings, but
+# not each of as many as there are timeouts.
 _shared: dict[tuple[Any, ...], Connections] = {}
+_managers: dict[tuple[Any, ...], EnvironmentManagers] = {}
+_MOST_SHARED = 32
 # By the id of the manager, which each of them keeps alive.
 _of_managers: weakref.WeakValueDictionary[tuple[int, float | None], Connections] = (
     weakref.WeakValueDictionary()
@@ -206,9 +215,22 @@ def shared(
                 _of_managers[id(manager), connect_timeout] = found
             return found
     proxies = Proxies.of_environment() if setting("trust_env") else Proxies()
-    key = (ca_certs, stamp, connect_timeout, proxies)
+    key = (ca_certs, stamp, proxies)
     with runtime.fork_guard:
-        if key not in _shared:
-            managers = EnvironmentManagers(proxies, ca_certs, maxsize=setting("max_concurrency"))
-            _shared[key] = Connections(managers, connect_timeout)
-        return _shared[key]
+        managers = _kept(
+            _managers,
+            key,
+            lambda: EnvironmentManagers(proxies, ca_certs, maxsize=setting("max_concurrency")),
+        )
+        return _kept(
+            _shared, (*key, connect_timeout), lambda: Connections(managers, connect_timeout)
+        )
+
+
+def _kept(cache: dict[Any, T], key: Any, make: Callable[[], T]) -> T:
+    found = cache.pop(key, None) or make()
+    # Used last, it goes last.
+    cache[key] = found
+    while len(cache) > _MOST_SHARED:
+        del cache[next(iter(cache))]
+    return found

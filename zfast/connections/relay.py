@@ -8,7 +8,6 @@ one takes it for each block.
 from __future__ import annotations
 
 import contextlib
-import logging
 import selectors
 import signal
 import socket
@@ -18,11 +17,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from zfast import runtime
 from zfast.connections.sessions import Session, fault_of
 
 __all__ = ["Relay", "Told"]
-
-_log = logging.getLogger("zfast")
 
 _BLOCK = 256 << 10
 
@@ -298,7 +296,7 @@ class Relay:
                     self._watch(end, events, lease)
         except Exception:
             # It must not end the thread that all the others live by.
-            _log.exception("the TLS relay failed at a session")
+            runtime.report("the TLS relay failed at a session")
             goes_on = False
         if not goes_on:
             self._end(lease)
@@ -320,5 +318,8 @@ class Relay:
         for end in (session.tls, session.near):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(end)
+        with contextlib.suppress(OSError):
+            # A child that was forked just now may have it still: the far end is to see it end.
+            session.near.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             session.near.close()
