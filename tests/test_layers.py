@@ -115,6 +115,7 @@ PURE = (
     "zfast._core.sink",
     "zfast.addresses",
     "zfast.errors",
+    "zfast.keys",
     "zfast.planner",
     "zfast.recipes",
     "zfast.selections",

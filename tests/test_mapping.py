@@ -32,6 +32,10 @@ OBJECTS = {
 }
 
 
+# zarr 2's stores take an array's memory in the order that it has.
+zarr_3 = pytest.mark.skipif(not hasattr(FastStore, "get_sync"), reason="as zarr 3 has it")
+
+
 @pytest.fixture(params=["nginx", "caddy", "apache", "pythonhttp"])
 def store(request: pytest.FixtureRequest) -> FastStore:
     """A store on each kind of server."""
@@ -157,6 +161,7 @@ def test_only_bytes_are_assigned(
     assert objects == OBJECTS
 
 
+@zarr_3
 def test_a_value_is_its_bytes_in_c_order(writable: FastStore, objects: dict[str, bytes]) -> None:
     table = np.arange(6, dtype="u1").reshape(2, 3)
     writable["k"] = table.T
@@ -165,15 +170,19 @@ def test_a_value_is_its_bytes_in_c_order(writable: FastStore, objects: dict[str,
     assert objects["k"] == b"ace"
     with pytest.raises(TypeError, match="the value of 'k' has no bytes"):
         writable["k"] = "text"  # type: ignore[assignment]
-    with pytest.raises(TypeError, match="a buffer of Python objects"):
-        writable["k"] = np.array([{}])  # type: ignore[assignment]
+    for array in (np.array([{}]), np.array([{}] * 4)[::2], np.array([[{}] * 2] * 2).T):
+        with pytest.raises(TypeError, match="a buffer of Python objects"):
+            writable["k"] = array
 
 
 def test_what_is_no_key_is_refused(writable: FastStore, objects: dict[str, bytes]) -> None:
     for key in (b"a", Path("a"), 5, None):
-        for call in (writable.delitems, writable.getitems, lambda keys: writable.get_sync(*keys)):
+        for call in (writable.delitems, writable.getitems):
             with pytest.raises(TypeError, match="a key is a str, not"):
                 call([key])
+        if hasattr(writable, "get_sync"):
+            with pytest.raises(TypeError, match="a key is a str, not"):
+                writable.get_sync(key)
         with pytest.raises(TypeError, match="a key is a str, not"):
             writable[key] = b""  # type: ignore[index]
     for keys_or_values in (writable.delitems, writable.getitems, writable.setitems):

@@ -406,10 +406,16 @@ def test_a_log_that_raises_ends_no_thread(scripted: Start, level: int) -> None:
     def broken(timeout: float | None = None) -> Any:
         raise ZeroDivisionError("no connection")
 
+    blocking = urllib3.PoolManager(maxsize=1, block=True)
+
     def read() -> None:
         log = logging.getLogger("zfast")
         log.setLevel(level)
         log.addHandler(Raising())
+        for _ in range(3):
+            # Its only place is not lost.
+            with pytest.raises(zfast.errors.ConnectionFailedError, match="Connection refused"):
+                Client("http://127.0.0.1:1/", pool_manager=blocking, retries=0).get("key")
         for _ in range(20):
             with pytest.raises(zfast.errors.ConnectionFailedError):
                 Client("http://127.0.0.1:1/", retries=0).get("key")

@@ -231,10 +231,10 @@ def test_an_index_of_what_was_just_written_is_read_once_more(nginx: Site) -> Non
     objects, others = one_shard(first, "raw"), one_shard(other, "raw")
     assert len(objects[FIRST]) == len(others[FIRST])
     nginx.write(objects)
-    written = (nginx.root / FIRST).stat().st_mtime
     array = opened(FastStore(nginx.url))
+    written = time.time()
+    os.utime(nginx.root / FIRST, (written, written))
     np.testing.assert_array_equal(array[:8, :8], first[:8, :8])
-    assert count(asked(nginx, lambda: array[:8, :8]), is_index) == 0
     nginx.write({FIRST: others[FIRST]})
     os.utime(nginx.root / FIRST, (written, written))
     time.sleep(2.1)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import urllib3
+from servers.script import in_child
 from servers.scripted import Action, Request, ScriptedServer, ok, redirect
 
 import zfast
@@ -109,3 +110,40 @@ def test_a_pool_that_is_shared_with_urllib3(scripted: Start) -> None:
         response = manager.request("GET", f"{host}/theirs", timeout=5, pool_timeout=5)
         assert response.data == f"{host}/theirs".encode()
         nothing_failed(proxy, 1, client)
+
+
+def test_one_thread_serves_who_waits_and_who_gives_back(scripted: Start) -> None:
+    """A dial that waits for a connection may have to take it from the engine itself."""
+    server = scripted(lambda request: ok(request.key.encode()))
+
+    def read() -> None:
+        manager = urllib3.PoolManager(maxsize=1, block=True)
+        with zfast.config.set(dial_threads=1):
+            clients = [
+                Client(server.url, pool_manager=manager, timeout=seconds, retries=0)
+                for seconds in (20, 30)
+            ]
+            for _ in range(3):
+                for client in clients:
+                    assert client.get_many([("key", None)] * 8) == [b"key"] * 8
+        nothing_failed(server, 1, *clients)
+
+    in_child(read)
+
+
+def test_turns_where_each_takes_a_new_connection(scripted: Start) -> None:
+    """While one is being opened its place is nobody's, and those who wait are not to give up."""
+
+    def closing(request: Request) -> Iterable[Action]:
+        threading.Event().wait(0.05)
+        return [ok(request.key.encode()).with_fields(connection="close")]
+
+    server = scripted(closing)
+    manager = urllib3.PoolManager(maxsize=1, block=True)
+    clients = [
+        Client(server.url, pool_manager=manager, timeout=seconds, retries=0)
+        for seconds in range(20, 25)
+    ]
+    with ThreadPoolExecutor(len(clients)) as threads:
+        reads = [threads.submit(client.get_many, [("key", None)] * 8) for client in clients]
+        assert [read.result() for read in reads] == [[b"key"] * 8] * len(clients)

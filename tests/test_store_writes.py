@@ -253,7 +253,7 @@ def test_a_sibling_with_a_longer_name_is_no_part_of_an_array(
     store = FastStore(f"{site.url}/s", read_only=False)
     group = zarr.create_group(store)
     for name in ("t", "t_min"):
-        group.create_array(name, data=np.arange(4), chunks=(2,))
+        group.create_array(name, shape=(4,), dtype="i8", chunks=(2,))[:] = np.arange(4) + 1
     assert group["t"].nchunks_initialized == 2
 
 

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from zfast._core.buffers import holds_objects
 from zfast.arrivals import Arrivals
 from zfast.errors import ConfigurationError, ConnectionFailedError
 from zfast.keys import check_object, names_object
@@ -209,7 +210,10 @@ class KeyMapping(MutableMapping[str, bytes]):
     def _content(self, value: Any) -> Any:
         """The bytes of a value, in C order; raises TypeError if it has none."""
         view = memoryview(value)
-        return view if view.c_contiguous else view.tobytes()
+        if view.c_contiguous or holds_objects(view):
+            # The latter the batch refuses.
+            return view
+        return view.tobytes()
 
     def _put_many(self, items: Iterable[tuple[str, Any]]) -> None:
         self._check_writable()

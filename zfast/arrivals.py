@@ -86,9 +86,11 @@ class Arrivals(Mapping[str, memoryview]):
 
     def _wait(self, index: int) -> memoryview | None:
         while index not in self._arrived:
-            if not self._complete and runtime.running() is not self._engine:
+            if runtime.running() is not self._engine:
                 # A forked child's: what it waits for arrives in its parent, one of whose threads
                 # may have had the lock.
+                if self._complete:
+                    self._fail()
                 raise_for(Status.CLOSED, url=self._operations.location.url)
             with self._listening:
                 if index not in self._arrived:

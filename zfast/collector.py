@@ -87,6 +87,7 @@ class _Flight:
         # Requests that nobody waits for any more, from one turn of the loop to the next: to cancel
         # one takes as long as there are in the batch, and they are mostly cancelled together.
         self._left: set[int] = set()
+        self._cancels_until = 0.0
 
     def add(self, origin: int, wanted: Span, reads: list[Read]) -> None:
         index = len(self._batch)
@@ -99,21 +100,25 @@ class _Flight:
         served = self._served.get(index)
         if served is None or not all(read.done() for read in served[1]):
             return
-        if not self._left:
-            loop = served[1][0].get_loop()
-            if loop.is_closed():
-                self._batch.cancel(index)
-                return
-            loop.call_soon(self._cancel_left)
+        loop = served[1][0].get_loop()
+        if loop.is_closed():
+            self._batch.cancel(index)
+            return
         self._left.add(index)
+        if loop.time() > self._cancels_until:
+            # Once a turn; or again, where a signal's handler raised just then.
+            loop.call_soon(self._cancel_left)
+            self._cancels_until = loop.time() + _LONG_TURN_SECONDS
 
     def _cancel_left(self) -> None:
-        left, self._left = self._left & self._served.keys(), set()
-        if len(left) == len(self._served):
+        self._cancels_until = 0.0
+        if self._served.keys() <= self._left:
             self._batch.cancel()
-            return
-        for index in left:
+            self._left.clear()
+        while self._left:
+            index = next(iter(self._left))
             self._batch.cancel(index)
+            self._left.discard(index)
 
     def arrive(self, index: int) -> None:
         """Settle the reads of a completed request; -1 is the batch as a whole."""

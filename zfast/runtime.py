@@ -6,7 +6,6 @@ says by `serve_with`.
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import atexit
 import contextlib
@@ -70,9 +69,9 @@ def current() -> Engine:
     engine = _engine
     if engine is not None and not engine.stopped:
         return engine
-    if _is_over and threading.current_thread() is not threading.main_thread():
-        return _after_the_end()
     with _lock:
+        if _is_over and threading.current_thread() is not threading.main_thread():
+            return _after_the_end()
         if _engine is None or _engine.stopped:
             _engine = _start()
         return _engine
@@ -185,19 +184,19 @@ def report(text: str, *arguments: Any) -> None:
 
 def _stop() -> None:
     global _engine, _ended, _is_over
-    # For good: who asks for an engine from here on, but for the main thread, gets none.
-    _lock.acquire()
+    # Who asks for an engine from here on, but for the main thread, gets none.
     _is_over = True
-    _ended = engine = _engine
-    _engine = None
-    if engine is None:
-        return
-    engine.stop(exiting=True)
-    deadline = time.monotonic() + _JOIN_SECONDS
-    for thread in _threads:
-        # One that is opening a connection is not waited for: it ends with the process.
-        thread.join(max(0.0, deadline - time.monotonic()))
-    answer_rest(engine)
+    with _lock:
+        _ended = engine = _engine
+        _engine = None
+        if engine is None:
+            return
+        engine.stop(exiting=True)
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for thread in _threads:
+            # One that is opening a connection is not waited for: it ends with the process.
+            thread.join(max(0.0, deadline - time.monotonic()))
+        answer_rest(engine)
 
 
 def answer_rest(engine: Engine) -> None:
@@ -207,38 +206,9 @@ def answer_rest(engine: Engine) -> None:
         _answer(calls, call)
 
 
-# Ctrl-C while a fork waited for the locks: Python forks all the same, and ignores what hooks raise.
-_interrupted = False
-
-
-def _before_fork() -> None:
-    for lock in (_lock, fork_guard):
-        _acquire(lock)
-
-
-def _acquire(lock: threading.RLock) -> None:
-    global _interrupted
-    while True:
-        try:
-            lock.acquire()
-            return
-        except BaseException:
-            _interrupted = True
-
-
-def _after_fork_in_parent() -> None:
-    global _interrupted
-    fork_guard.release()
-    _lock.release()
-    if _interrupted:
-        _interrupted = False
-        _thread.interrupt_main()
-
-
 def _after_fork_in_child() -> None:
-    global _engine, _interrupted
+    global _engine
     engine, _engine = _engine, None
-    _interrupted = False
     if engine is not None:
         engine.abandon()
         _abandoned.append(engine)
@@ -248,17 +218,18 @@ def _after_fork_in_child() -> None:
         for forget in _forgets:
             forget()
     finally:
-        # Whatever goes wrong is not to keep every thread of the child waiting.
-        fork_guard.release()
-        _lock.release()
+        # Whatever goes wrong, or did before the fork, is not to keep every thread of the child
+        # waiting.
+        for lock in (fork_guard, _lock):
+            lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 
 # The parent's engines, in a child: nothing of theirs may run, not even a destructor.
 _abandoned: list[Any] = []
 
 atexit.register(_stop)
-os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
-)
+# The locks' own methods: in a function of Python a signal's handler could raise between them, and
+# Python ignores what hooks raise, whatever they hold. Before a fork the last is called first.
+for _held in (fork_guard, _lock):
+    os.register_at_fork(before=_held.acquire, after_in_parent=_held.release)
+os.register_at_fork(after_in_child=_after_fork_in_child)

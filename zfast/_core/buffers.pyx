@@ -335,7 +335,8 @@ cdef Body body_over(Slab* slab, const char* data, size_t size):
     return body
 
 
-cdef bint _holds_objects(object buffer) except -1:
+cpdef bint holds_objects(object buffer) except -1:
+    """Whether a buffer's elements are Python objects, or have such in them."""
     if isinstance(buffer, memoryview):
         # A field of that name is none: names stand between colons (PEP 3118).
         return "O" in "".join(buffer.format.split(":")[::2])
@@ -352,7 +353,7 @@ cdef class Pin:
 cdef Pin pin(object buffer, bint writable):
     # No format is asked for: a dtype that has none in the buffer protocol is as good as any.
     cdef Pin pinned = Pin.__new__(Pin)
-    if _holds_objects(buffer):
+    if holds_objects(buffer):
         raise TypeError("a buffer of Python objects holds their addresses, and none of their bytes")
     PyObject_GetBuffer(
         buffer, &pinned._view, PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0)

@@ -23,6 +23,9 @@ class Calls:
             free-threaded Python also ("", 0, 0) now and then, which is for the thread itself.
         """
 
+    def next_at_once(self) -> tuple[str, int, int] | None:
+        """As `next`, but no dial, and None where there is nothing: for who waits at a dial."""
+
     def adopt(
         self,
         lease_id: int,

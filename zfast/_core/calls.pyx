@@ -57,6 +57,10 @@ cdef extern from *:
     """
     const double AWAY_SECONDS "ZFAST_AWAY_SECONDS"
 
+_NAMES = {
+    CALL_DIAL: "dial", CALL_RELEASE: "release", CALL_CLOSE: "close", CALL_REDIRECT: "redirect",
+}
+
 cdef enum:
     # For all the others while one origin does not answer.
     SPARE_THREADS = 2
@@ -149,8 +153,6 @@ cdef class Calls:
         cdef bint away, far
         cdef long at
         cdef int wanted
-        names = {CALL_DIAL: "dial", CALL_RELEASE: "release", CALL_CLOSE: "close",
-                 CALL_REDIRECT: "redirect"}
         while True:
             away = far = False
             with nogil:
@@ -189,7 +191,23 @@ cdef class Calls:
             if at < 0:
                 return ("threads", wanted, 0) if far else ("", 0, 0)
             if call.id >= 0:
-                return names[call.kind], call.id, call.index
+                return _NAMES[call.kind], call.id, call.index
+
+    def next_at_once(self):
+        """As `next`, but no dial, and None where there is nothing: for who waits at a dial."""
+        cdef Scheduler* s = self.engine.scheduler
+        cdef Call call
+        cdef size_t at
+        cdef bint found = False
+        pthread_mutex_lock(&s.lock)
+        for at in range(s.calls.size()):
+            if s.calls[at].kind != CALL_DIAL:
+                call = s.calls[at]
+                s.calls.erase(s.calls.begin() + <long>at)
+                found = True
+                break
+        pthread_mutex_unlock(&s.lock)
+        return (_NAMES[call.kind], call.id, call.index) if found else None
 
     def adopt(
         self, long long lease_id, long long origin_id, int fd, bint used, bint clean_end,

@@ -155,6 +155,12 @@ cdef class Engine:
             self.stopped = True
             for fd in self.descriptors:
                 close(fd)
+            if self.guest != NULL:
+                self.threads.push_back(self.guest)
+                self.guest = NULL
+            for thread in self.threads:
+                free(thread.scratch)
+                thread.scratch = NULL
             raise
 
     cdef Thread* _new_thread(self, int index) except NULL:

@@ -21,6 +21,7 @@ cdef cppclass IndexEntry:
     ShardIndex* index               # NULL while it is being read
     deque[Request*] waiting         # parked until it has been
     double good_until               # of the monotonic clock, 0 for good
+    string expired_tag              # of the one before it, whose time was over
     bint detached                   # written to meanwhile: those who ask later begin another
     IndexEntry* older               # neighbours in the order of use
     IndexEntry* newer
@@ -31,6 +32,7 @@ cdef cppclass IndexCache:
     unordered_map[string, IndexEntry_ptr] entries
     IndexEntry* oldest
     IndexEntry* newest
+    string expired_tag              # of the index that was found last, if its time was over
     size_t size                     # bytes of the indexes
     size_t limit
     bint knows_suffixes             # servers here answer ranges that count from the end

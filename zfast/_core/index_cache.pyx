@@ -52,6 +52,7 @@ cdef IndexEntry* index_cache_find(IndexCache* cache, const string* target) noexc
         return NULL
     entry = dereference(found).second
     if entry.index != NULL and 0 < entry.good_until <= monotonic():
+        cache.expired_tag = entry.index.etag
         index_cache_drop(cache, entry)
         return NULL
     if entry.index != NULL:
@@ -64,7 +65,9 @@ cdef IndexEntry* index_cache_find_alike(
     IndexCache* cache, const string* target, const IndexFormat* format
 ) noexcept nogil:
     # The same, if it is of this format; one of another makes way for it.
-    cdef IndexEntry* entry = index_cache_find(cache, target)
+    cdef IndexEntry* entry
+    cache.expired_tag.clear()
+    entry = index_cache_find(cache, target)
     if entry != NULL and (
         entry.format.count != format.count or entry.format.at_end != format.at_end
         or entry.format.checksum != format.checksum
@@ -82,6 +85,8 @@ cdef IndexEntry* index_cache_begin(
     cdef IndexEntry* entry = new IndexEntry()
     entry.target = dereference(target)
     entry.format = dereference(format)
+    entry.expired_tag.swap(cache.expired_tag)
+    cache.expired_tag.clear()
     cache.entries[entry.target] = entry
     cache.misses += 1
     return entry
@@ -94,8 +99,10 @@ cdef void index_cache_keep(IndexCache* cache, IndexEntry* entry, ShardIndex* ind
     shard_index_retain(index)
     entry.index = index
     # Of a shard that was written just now the tag need not tell that it is written anew: such an
-    # index is read once more.
-    entry.good_until = monotonic() + RECENT_SECONDS if index.recent else 0
+    # index is read once more. If it seems to be as young as before, that is a cache's Date.
+    entry.good_until = 0
+    if index.recent and (index.etag.empty() or index.etag != entry.expired_tag):
+        entry.good_until = monotonic() + RECENT_SECONDS
     _append(cache, entry)
     cache.size += _cost(entry)
     while cache.size > cache.limit and cache.oldest != NULL:

@@ -65,7 +65,10 @@ cdef Verdict _judge_whole(
     # that the object changed, so it begins again.
     cdef long long size = head.content_length
     cdef Verdict verdict
-    if head.content_range_valid and (head.range_start > 0 or head.range_end != head.range_total):
+    if head.content_range_valid and head.range_start >= 0 and (
+        head.range_start > 0
+        or head.range_end != (head.range_total if head.range_total >= 0 else size)
+    ):
         # By its status the whole, by its field a part (RFC 9110, 14.4): it may be either.
         return _failure(STATUS_RANGE_MISMATCH)
     if wanted.kind == RANGE_WHOLE:

@@ -36,7 +36,7 @@ from zfast.connections.opening import (
     close_unless_idle,
     open_connection,
 )
-from zfast.connections.origins import all_connections, origins
+from zfast.connections.origins import Origin, all_connections, origins
 from zfast.connections.relay import Relay
 from zfast.connections.sessions import session_over
 from zfast.errors import ConfigurationError, without_secrets
@@ -54,15 +54,17 @@ _lease_ids = itertools.count(1)
 
 @dataclass(eq=False)
 class _Lease:
-    """A connection that the engine has; `far` is its end of the relay, where there is one.
+    """A connection out of its pool: about to be opened, with the engine, or on its way back.
 
-    `address` is where it leads, as `addresses` counts it; a proxy's where there is one.
+    `own` says that the pool is of a user's manager; `address` is where the connection leads, as
+    `addresses` counts it, a proxy's where there is one; `far` is its end of the relay, if any.
     """
 
     origin: int
     pool: Any
     connection: Any
-    address: str
+    own: bool
+    address: str = ""
     far: socket.socket | None = None
 
 
@@ -87,34 +89,26 @@ def _dial(calls: Calls, origin_id: int) -> None:
     if origin is None:
         calls.dial_failed(origin_id, Status.CONNECT_FAILED, 0, False, b"the client is closed")
         return
-    pool = connection = None
+    lease_id = next(_lease_ids)
     try:
-        # Not under the guard, as wherever a user's manager is asked: it may do as it likes.
-        pool = origin.pool()
-        connection = turns.connection_of(calls.engine, origin, pool, _lent)
-        with runtime.fork_guard:
-            if pool in _kept:
-                # The one that came back last, open or not.
-                _kept[pool] = max(_kept[pool] - 1, 0)
-        close_unless_idle(connection)
-        used = not connection.is_closed
+        _borrow(calls, lease_id, origin)
+        lease = _leases[lease_id]
+        close_unless_idle(lease.connection)
+        used = not lease.connection.is_closed
         timeout = origin.connections.connect_timeout
-        address = open_connection(pool, connection, origin.scheme, timeout)
-        _lend(calls, _Lease(origin_id, pool, connection, address), used)
+        lease.address = open_connection(lease.pool, lease.connection, origin.scheme, timeout)
+        _lend(calls, lease_id, lease, used)
     except BaseException as error:
         code, number, detail = Status.CONNECT_FAILED, 0, type(error).__name__
         try:
+            _return(lease_id, reusable=False)
             code, number, detail = opening.explain(error)
             if origin.proxy:
                 detail = f"through the {origin.proxy}: {detail}"
-            _log.debug("no connection to %s: %s", origin, without_secrets(detail))
-            if connection is not None:
-                _discard(pool, connection)
             if number in NO_DESCRIPTOR:
                 # Those that wait in pools for nothing in particular are worth less than this one.
                 with runtime.fork_guard:
                     origin.connections.managers.clear()
-                    _kept.clear()
         finally:
             # Whatever else goes wrong, the engine hears of it: a request waits for the answer.
             with contextlib.suppress(RuntimeError):
@@ -125,44 +119,60 @@ def _dial(calls: Calls, origin_id: int) -> None:
                     number in NO_DESCRIPTOR,
                     detail.encode(errors="replace"),
                 )
+        # Last, here and elsewhere: a handler of the program's may raise.
+        _log.debug("no connection to %s: %s", origin, without_secrets(detail))
         if not isinstance(error, (OSError, HTTPError, CertificateError, RuntimeError)):
             raise
 
 
-def _lent(pool: Any) -> Counter[int]:
-    return Counter(lease.origin for lease in _leases.values() if lease.pool is pool)
+def _borrow(calls: Calls, lease_id: int, origin: Origin) -> None:
+    # Not under the guard, as wherever a user's manager is asked: it may do as it likes.
+    pool = origin.pool()
+    own = isinstance(origin.connections.managers, OwnManager)
+
+    def take(connection: Any) -> None:
+        if pool in _kept:
+            # The one that came back last, open or not.
+            _kept[pool] = max(_kept[pool] - 1, 0)
+        _leases[lease_id] = _Lease(origin.id, pool, connection, own)
+
+    def lent() -> Counter[int]:
+        return Counter(lease.origin for lease in _leases.values() if lease.pool is pool)
+
+    def meanwhile() -> None:
+        # The connection may have to be given back by this very thread.
+        while (call := calls.next_at_once()) is not None:
+            try:
+                _serve(calls, *call)
+            except BaseException:
+                runtime.report("serving the engine's call %r failed", call[0])
+
+    turns.take_turn(calls.engine, origin, pool, lent, take, meanwhile)
 
 
-def _lend(calls: Calls, lease: _Lease, used: bool) -> None:
-    lease_id = next(_lease_ids)
-    with runtime.fork_guard:
-        _leases[lease_id] = lease
-    try:
-        sock: Any = lease.connection.sock
-        session = 0
-        sock.settimeout(0)
-        if not isinstance(sock, socket.socket) or (
-            isinstance(sock, ssl.SSLSocket) or _has_own_ways(sock, socket.socket)
-        ):
-            session, why = _session_of(sock)
-            if why:
-                sock = lease.far = _attach(calls, lease_id, sock, why)
-        calls.adopt(
-            lease_id,
-            lease.origin,
-            sock.fileno(),
-            used,
-            lease.far is None,
-            session,
-            zlib.crc32(lease.address.encode()) or 1,
-        )
-        if lease.far is not None:
-            # Not before there is somebody to be told of the session's end.
-            assert _relay is not None
-            _relay.begin(lease_id)
-    except BaseException:
-        _take_back(lease_id)
-        raise
+def _lend(calls: Calls, lease_id: int, lease: _Lease, used: bool) -> None:
+    sock: Any = lease.connection.sock
+    session = 0
+    sock.settimeout(0)
+    if not isinstance(sock, socket.socket) or (
+        isinstance(sock, ssl.SSLSocket) or _has_own_ways(sock, socket.socket)
+    ):
+        session, why = _session_of(sock)
+        if why:
+            sock = lease.far = _attach(calls, lease_id, sock, why)
+    calls.adopt(
+        lease_id,
+        lease.origin,
+        sock.fileno(),
+        used,
+        lease.far is None,
+        session,
+        zlib.crc32(lease.address.encode()) or 1,
+    )
+    if lease.far is not None:
+        # Not before there is somebody to be told of the session's end.
+        assert _relay is not None
+        _relay.begin(lease_id)
 
 
 def tls_fallback() -> str:
@@ -227,24 +237,29 @@ def _put_back(pool: Any, connection: Any) -> None:
 
 
 def _keep(lease: _Lease) -> None:
-    """Leave a connection open in its pool, and close the others of a pool that has rested longer.
+    """Leave a connection open in its pool, or close others of a pool that has rested longer.
 
     Each host's pool has room for as many as may be in flight, which is more than the process has
     descriptors for where it goes to many hosts. How many there are of a user's own manager is the
     user's business.
     """
-    _put_back(lease.pool, lease.connection)
-    origin = origins.get(lease.origin)
-    if lease.connection.is_closed or (
-        origin is not None and isinstance(origin.connections.managers, OwnManager)
-    ):
-        return
+    pool, connection = lease.pool, lease.connection
     with runtime.fork_guard:
-        _kept[lease.pool] = _kept.pop(lease.pool, 0) + 1
-        while sum(_kept.values()) > runtime.connection_limit(2 * _MOST_KEPT) // 2:
-            oldest = next(iter(_kept))
-            del _kept[oldest]
-            _empty(oldest)
+        if not lease.own and not connection.is_closed:
+            count = _kept.pop(pool, 0)
+            while _kept and sum(_kept.values()) + count >= _most_kept():
+                oldest = next(iter(_kept))
+                del _kept[oldest]
+                _empty(oldest)
+            if count >= _most_kept():
+                connection.close()
+            # At the end: it has rested for no time.
+            _kept[pool] = count + (not connection.is_closed)
+        _put_back(pool, connection)
+
+
+def _most_kept() -> int:
+    return runtime.connection_limit(2 * _MOST_KEPT) // 2
 
 
 def _empty(pool: Any) -> None:
@@ -260,35 +275,52 @@ def _empty(pool: Any) -> None:
         _put_back(pool, None)
 
 
-def _discard(pool: Any, connection: Any) -> None:
+def _discard(lease: _Lease) -> None:
     closed = None
     try:
-        connection.close()
-        closed = connection
+        lease.connection.close()
+        closed = lease.connection
     finally:
         # What cannot be closed has had its place in the pool all the same.
-        _put_back(pool, closed)
+        _put_back(lease.pool, closed)
 
 
-def _take_back(lease_id: int) -> _Lease | None:
-    with runtime.fork_guard:
-        lease = _leases.pop(lease_id, None)
-        if lease is not None:
-            addresses.drop(lease.address)
-    if lease is not None and lease.far is not None:
-        assert _relay is not None
-        # Half a request, or an answer to none, is nothing for whoever is next.
-        rests = _relay.detach(lease_id)
+def _return(lease_id: int, *, reusable: bool) -> None:
+    """Have a connection be its pool's again, whose own it is until then."""
+    lease = _leases.get(lease_id)
+    if lease is None:
+        return
+    try:
+        rests = False
         try:
-            rests = rests and not lease.far.recv(1)
-        except OSError:
-            rests = False
-        if not rests:
-            lease.connection.close()
-        lease.far.close()
-        if lease.connection.sock is not None:
-            _suppress_ragged_eofs(lease.connection.sock, True)
-    return lease
+            rests = _end_relaying(lease_id, lease)
+        finally:
+            if rests and reusable:
+                _keep(lease)
+            else:
+                _discard(lease)
+    finally:
+        with runtime.fork_guard:
+            _leases.pop(lease_id, None)
+            if lease.address:
+                addresses.drop(lease.address)
+
+
+def _end_relaying(lease_id: int, lease: _Lease) -> bool:
+    """Whether the connection is fit for somebody else, as one is that was not relayed."""
+    if lease.far is None:
+        return True
+    assert _relay is not None
+    # Half a request, or an answer to none, is nothing for whoever is next.
+    rests = _relay.detach(lease_id)
+    try:
+        rests = rests and not lease.far.recv(1)
+    except OSError:
+        rests = False
+    lease.far.close()
+    if lease.connection.sock is not None:
+        _suppress_ragged_eofs(lease.connection.sock, True)
+    return rests
 
 
 def _suppress_ragged_eofs(tls: Any, suppress: bool) -> None:
@@ -325,23 +357,19 @@ def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
         _dial(calls, id)
     elif kind == "redirect":
         _redirect(calls, id, index)
-    else:
-        lease = _leases.get(id)
-        if lease is not None:
-            try:
-                _take_back(id)
-                if kind == "close" and index:
-                    # It broke: others of the host's addresses go first for a while.
-                    with runtime.fork_guard:
-                        addresses.failed(lease.address, time.monotonic())
-                    _log.debug("a connection to %s broke", lease.address or "a server")
-                if kind == "close" or calls.engine.stopped:
-                    # At exit urllib3 may have closed what is in its pools before.
-                    _discard(lease.pool, lease.connection)
-                else:
-                    _keep(lease)
-            finally:
-                calls.left(lease.origin)
+    elif (lease := _leases.get(id)) is not None:
+        broke = kind == "close" and bool(index)
+        try:
+            # At exit urllib3 may have closed what is in its pools before.
+            _return(id, reusable=kind != "close" and not calls.engine.stopped)
+        finally:
+            if broke:
+                # Others of the host's addresses go first for a while.
+                with runtime.fork_guard:
+                    addresses.failed(lease.address, time.monotonic())
+            calls.left(lease.origin)
+        if broke:
+            _log.debug("a connection to %s broke", lease.address or "a server")
 
 
 def _forget() -> None:

@@ -108,7 +108,8 @@ def _numbers(retry: urllib3.Retry) -> dict[str, Any]:
 
 def retry_statuses(retries: Retries) -> frozenset[int]:
     """The HTTP statuses worth another attempt: `status_forcelist`, or the default where empty."""
-    statuses = _retry(retries).status_forcelist or _RETRIED
+    given = _retry(retries).status_forcelist or _RETRIED
+    statuses = (given,) if isinstance(given, SupportsIndex) else tuple(given)
     for status in statuses:
         if not (isinstance(status, SupportsIndex) and 100 <= index(status) <= 599):
             raise ConfigurationError(f"retries has {status!r} in status_forcelist, no HTTP status")

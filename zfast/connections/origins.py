@@ -217,17 +217,17 @@ def shared(
     proxies = Proxies.of_environment() if setting("trust_env") else Proxies()
     key = (ca_certs, stamp, proxies)
     with runtime.fork_guard:
-        managers = _kept(
+        managers = _recent(
             _managers,
             key,
             lambda: EnvironmentManagers(proxies, ca_certs, maxsize=setting("max_concurrency")),
         )
-        return _kept(
+        return _recent(
             _shared, (*key, connect_timeout), lambda: Connections(managers, connect_timeout)
         )
 
 
-def _kept(cache: dict[Any, T], key: Any, make: Callable[[], T]) -> T:
+def _recent(cache: dict[Any, T], key: Any, make: Callable[[], T]) -> T:
     found = cache.pop(key, None) or make()
     # Used last, it goes last.
     cache[key] = found

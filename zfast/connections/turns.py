@@ -12,7 +12,7 @@ from zfast import runtime
 from zfast._core.engine import Engine
 from zfast.connections.origins import Origin
 
-__all__ = ["connection_of", "forget"]
+__all__ = ["forget", "take_turn"]
 
 # How long a dial waits for its turn; each retry waits again. The longer time is for an origin
 # without a connection, where others have them and can be asked: one of their exchanges may take it.
@@ -25,9 +25,14 @@ _LOOK_AGAIN_SECONDS = 0.01
 _line: dict[tuple[int, int], None] = {}
 
 
-def connection_of(
-    engine: Engine, origin: Origin, pool: Any, lent: Callable[[Any], Mapping[int, int]]
-) -> Any:
+def take_turn(
+    engine: Engine,
+    origin: Origin,
+    pool: Any,
+    lent: Callable[[], Mapping[int, int]],
+    take: Callable[[Any], None],
+    meanwhile: Callable[[], None],
+) -> None:
     """Take a connection out of a pool.
 
     Parameters
@@ -40,7 +45,11 @@ def connection_of(
         The origin's pool; where it blocks, others may share it: clients with other limits, or other
         hosts where a proxy leads to both.
     lent : callable
-        Gives how many of a pool's connections each origin has, by its number.
+        Gives how many of the pool's connections each origin has, by its number.
+    take : callable
+        Is given the connection, before anybody else looks at what is lent.
+    meanwhile : callable
+        Is called now and then as long as there is none.
 
     Raises
     ------
@@ -60,8 +69,9 @@ def connection_of(
                         pass
                     else:
                         _line.pop(place, None)
-                        return connection
-                holders = dict(lent(pool))
+                        take(connection)
+                        return
+                holders = dict(lent())
                 has_none = holders.pop(origin.id, 0) == 0
                 if has_none:
                     _line.setdefault(place)
@@ -73,6 +83,7 @@ def connection_of(
             if has_none and holders and now > asked + _ASK_SECONDS:
                 asked = now
                 engine.ask_back(max(holders, key=holders.__getitem__))
+            meanwhile()
             time.sleep(_LOOK_AGAIN_SECONDS)
     finally:
         with runtime.fork_guard:
