@@ -120,6 +120,12 @@ class _Flight:
             self._batch.cancel(index)
             self._left.discard(index)
 
+    def fail(self, error: Exception) -> None:
+        for _, reads in self._served.values():
+            for read in reads:
+                if not read.done():
+                    read.fail(error)
+
     def arrive(self, index: int) -> None:
         """Settle the reads of a completed request; -1 is the batch as a whole."""
         operations, batch = self._operations, self._batch
@@ -272,4 +278,4 @@ class Collector:
         else:
             for read in reads:
                 flight.add(origin, read.wanted, [read])
-        hub.submit(batch, flight.arrive, hub.attends())
+        hub.submit(batch, flight.arrive, flight.fail, hub.attends())

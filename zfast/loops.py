@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from zfast import runtime
 from zfast._core.batch import Batch, Waker
 from zfast._core.engine import Engine
 
@@ -20,6 +21,8 @@ __all__ = ["Hub", "hub", "wait"]
 
 # The longest that a loop is kept from its other tasks.
 _ATTENDED_SECONDS = 0.002
+# A process that ends has ended by then.
+_LATE_SECONDS = 1.0
 # So many reads in a row that met no other; and of so many, one is left to the engine's threads, to
 # see whether it still meets none: while the loop itself is at a read, no other can begin.
 _ALONE, _LOOKED_AT = 4, 64
@@ -43,11 +46,23 @@ class Hub:
         for batch, _ in self._under_way.values():
             batch.cancel()
 
-    def submit(self, batch: Batch, handler: Callable[[int], None], seconds: float = 0.0) -> None:
+    def submit(
+        self,
+        batch: Batch,
+        handler: Callable[[int], None],
+        fail: Callable[[Exception], None],
+        seconds: float = 0.0,
+    ) -> None:
         """Submit a batch; `handler` gets read indexes as they complete, -1 for the batch.
 
-        The loop attends to it for so many seconds at most.
+        The loop attends to it for so many seconds at most. `fail` is for what never completes,
+        since the process ends.
         """
+        if self.engine.stopped:
+            # Mostly nobody is there any more to hear of it, and nothing is to be said at exit. But
+            # a hook of atexit may wait for this loop.
+            error = RuntimeError(runtime.NO_MORE)
+            asyncio.get_running_loop().call_later(_LATE_SECONDS, fail, error)
         self._alone = 0 if self._under_way else self._alone + 1
         self._under_way[batch.id] = batch, handler
         try:
@@ -143,6 +158,10 @@ class _Completion(asyncio.Future[None]):
         self._batch.cancel()
         return False
 
+    def fail(self, error: Exception) -> None:
+        if not self.done():
+            self.set_exception(error)
+
     def complete(self, _: int) -> None:
         if not self.done():
             self.set_result(None)
@@ -159,7 +178,7 @@ async def wait(hub: Hub, batch: Batch, feed: Callable[[], None] | None = None) -
     done = _Completion(batch, asyncio.get_running_loop())
     failed: BaseException | None = None
     try:
-        hub.submit(batch, done.complete, hub.attends() if feed is None else 0.0)
+        hub.submit(batch, done.complete, done.fail, hub.attends() if feed is None else 0.0)
         if feed is not None:
             try:
                 feed()

@@ -6,7 +6,6 @@ says by `serve_with`.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import logging
@@ -24,9 +23,11 @@ from zfast._core.engine import Engine
 from zfast._core.policy import after_fork_in_child
 from zfast.config import setting
 
-__all__ = ["current", "fork_guard", "on_fork", "report", "running", "serve_with"]
+__all__ = ["NO_MORE", "current", "fork_guard", "on_fork", "report", "running", "serve_with"]
 
 _log = logging.getLogger("zfast")
+
+NO_MORE = "nothing can be read any more: the interpreter is shutting down"
 
 # Descriptors that the process keeps for other things than connections.
 _RESERVED_DESCRIPTORS = 32
@@ -80,20 +81,12 @@ def current() -> Engine:
 def _after_the_end() -> Engine:
     """The ended engine, for a daemon thread that reads while the process ends.
 
-    What it submits never completes: it ends with the process, and says nothing. Of any other
-    thread, and of an event loop (zarr's own is in a daemon thread), somebody may wait for the end.
+    What it submits never completes: it ends with the process, and says nothing; an event loop tells
+    whoever waits after a while, see `zfast.loops`. For any other thread the process would wait.
     """
-    if _ended is not None and threading.current_thread().daemon and not _runs_a_loop():
+    if _ended is not None and threading.current_thread().daemon:
         return _ended
-    raise RuntimeError("nothing can be read any more: the interpreter is shutting down")
-
-
-def _runs_a_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    raise RuntimeError(NO_MORE)
 
 
 def connection_limit(max_concurrency: int) -> int:
@@ -107,7 +100,7 @@ def connection_limit(max_concurrency: int) -> int:
 def _start() -> Engine:
     if sys.is_finalizing():
         # As Thread.start says from Python 3.12 on; before, it waits for ever for the new thread.
-        raise RuntimeError("nothing can be read any more: the interpreter is shutting down")
+        raise RuntimeError(NO_MORE)
     max_concurrency = setting("max_concurrency")
     engine = Engine(
         setting("io_threads"),
@@ -218,10 +211,13 @@ def _after_fork_in_child() -> None:
         for forget in _forgets:
             forget()
     finally:
-        # Whatever goes wrong, or did before the fork, is not to keep every thread of the child
-        # waiting.
+        # Whatever goes wrong is not to keep every thread of the child waiting, nor the lock of
+        # another thread where a signal's handler raised as it was waited for.
         for lock in (fork_guard, _lock):
-            lock._at_fork_reinit()  # type: ignore[attr-defined]
+            if lock._is_owned():  # type: ignore[attr-defined]
+                lock.release()
+            else:
+                lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 
 # The parent's engines, in a child: nothing of theirs may run, not even a destructor.
