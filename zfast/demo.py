@@ -191,7 +191,6 @@ def _head(versus: bool) -> str:
 @contextlib.contextmanager
 def _leaving_nothing_to_zarr() -> Iterator[None]:
     """Have zarr end what it is at when its caller is interrupted, before its folder is deleted."""
-    from zarr.core.sync import _get_loop
 
     async def end() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -204,6 +203,9 @@ def _leaving_nothing_to_zarr() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
+        # Here: it is zarr's own, and a demo that ends well has no need of it.
+        from zarr.core.sync import _get_loop
+
         asyncio.run_coroutine_threadsafe(end(), _get_loop()).result()
         raise
 

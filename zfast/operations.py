@@ -295,7 +295,8 @@ class Operations:
     ) -> Steps[bool]:
         """False where `if_absent` kept one from being written."""
         for key, data in items:
-            if check_key(key).rpartition("/")[2] in (".", ".."):
+            if check_key(key):
+                # The empty one is the base URL, which may be an object's.
                 check_object(key)
             if data is None:
                 raise TypeError(f"the content of {key!r} is None, not a buffer of bytes")

@@ -72,9 +72,9 @@ def retry_numbers(retries: Retries) -> dict[str, Any]:
     """
     try:
         numbers = _numbers(_retry(retries))
+    except ConfigurationError:
+        raise
     except (TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
         raise ConfigurationError(f"retries has what is no number: {error}") from None
     if not isinstance(retries, urllib3.Retry):
         # urllib3's own would be six hours, for which nobody asked.
