@@ -53,7 +53,7 @@ LAYERS = (
     ("zfast._core.exchange",),
     ("zfast._core.transfer",),
     ("zfast._core.index_cache", "zfast._core.policy", "zfast._core.state"),
-    ("zfast._core.lanes",),
+    ("zfast._core.lanes", "zfast._core.origins"),
     ("zfast._core.leases", "zfast._core.splitting"),
     ("zfast._core.scheduler",),
     ("zfast._core.finishing",),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import socket
 import sys
@@ -335,6 +337,53 @@ def test_a_manager_that_keeps_few_pools(scripted: Start) -> None:
     for _ in range(3):
         for client in clients:
             assert client.get_many(items(20)) == bodies(20)
+
+
+def test_managers_one_after_another_leave_nothing(scripted: Start) -> None:
+    server = scripted(echo)
+    gc.collect()
+    before = zfast.stats()["origins"]
+    for number in range(30):
+        client = Client(server.url, pool_manager=urllib3.PoolManager())
+        assert client.get(str(number)) == str(number).encode()
+        del client
+        gc.collect()
+    # One's connections may be on their way back as the next one's origin comes.
+    assert zfast.stats()["origins"] <= before + 5
+    wait_until(lambda: not server.open_connections, seconds=3)
+
+
+def test_a_manager_goes_while_its_reads_are_under_way(scripted: Start) -> None:
+    def late(request: Request) -> Iterable[Action]:
+        time.sleep(0.2)
+        return echo(request)
+
+    server = scripted(late)
+    before = zfast.stats()["origins"]
+
+    async def read(number: int) -> None:
+        client = Client(server.url, pool_manager=urllib3.PoolManager())
+        reads = [asyncio.ensure_future(client.get_async(str(key))) for key in range(5)]
+        del client
+        await asyncio.sleep(0.05)
+        for at in range(number % 5):
+            reads[at].cancel()
+        for key, found in enumerate(await asyncio.gather(*reads, return_exceptions=True)):
+            assert isinstance(found, asyncio.CancelledError) or found == str(key).encode()
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*map(read, range(20)))
+
+    asyncio.run(all_of_them())
+    gc.collect()
+
+    def few_are_left() -> bool:
+        # The next one takes those away that were still in use.
+        Client(server.url, pool_manager=urllib3.PoolManager()).get("key")
+        gc.collect()
+        return zfast.stats()["origins"] <= before + 5
+
+    wait_until(few_are_left)
 
 
 def test_a_managers_own_headers_retries_and_timeout(scripted: Start) -> None:

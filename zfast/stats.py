@@ -38,8 +38,8 @@ def stats() -> dict[str, Any]:
         Of the process also ``connections_pooled`` (those that came open out of a urllib3 pool),
         ``connections_closed``, ``connections_through_python``, ``batches_attended`` (small ones,
         whose I/O the thread did that waited for them), and of this moment ``in_flight``,
-        ``connections``, ``dialling``, ``delayed``, ``max_in_flight`` and ``max_connections``: 0
-        while no engine runs.
+        ``connections``, ``dialling``, ``delayed``, ``origins``, ``max_in_flight`` and
+        ``max_connections``: 0 while no engine runs.
     """
     numbers = dict.fromkeys(SNAPSHOT, 0) | process_counters()
     engine = runtime.running()

@@ -33,6 +33,7 @@ from zfast._core.decoding cimport MOST_DECODED, decoding_plan
 from zfast._core.extern.pthread cimport pthread_mutex_lock, pthread_mutex_unlock
 from zfast._core.finishing cimport scheduler_finish
 from zfast._core.index_cache cimport index_cache_expect_parts
+from zfast._core.origins cimport batch_holds, origin_known
 from zfast._core.placement cimport MAX_DIMENSIONS, Extent
 from zfast._core.policy cimport Policy
 from zfast._core.recipe cimport Cell, Chain, Recipe
@@ -142,7 +143,9 @@ cdef class ArrayRead:
         assembly.missing.resize(count)
         self.attends = attends if self._is_small(count) else 0
         pthread_mutex_lock(&s.lock)
-        assembly.origin = s.origins[origin] if s.origins.count(origin) else NULL
+        assembly.origin = origin_known(s, origin)
+        if assembly.origin != NULL:
+            batch_holds(batch.state, assembly.origin)
         index_cache_expect_parts(indexes.cache)
         pthread_mutex_unlock(&s.lock)
         if assembly.origin == NULL:

@@ -12,9 +12,7 @@ import threading
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uintptr_t
-from cython.operator cimport dereference
 from libcpp.deque cimport deque
-from libcpp.unordered_map cimport unordered_map
 from posix.signal cimport sigset_t
 from posix.unistd cimport close, getpid
 
@@ -29,11 +27,12 @@ from zfast._core.extern.pthread cimport (
 )
 from zfast._core.extern.sockets cimport MSG_DONTWAIT, recv
 from zfast._core.finishing cimport scheduler_cancel
+from zfast._core.origins cimport batch_holds, batch_lets_go, origin_known
 from zfast._core.policy cimport Policy
 from zfast._core.reactor cimport reactor_attend
 from zfast._core.request cimport Request
 from zfast._core.scheduler cimport scheduler_admit, scheduler_seal, scheduler_submit
-from zfast._core.state cimport BatchState, Notices, Origin, Origin_ptr, Scheduler, monotonic, rest
+from zfast._core.state cimport BatchState, Notices, Origin, Scheduler, monotonic, rest
 from zfast._core.tls cimport tls_block_broken_pipes, tls_unblock_broken_pipes
 from zfast._core.types cimport (
     METHOD_GET,
@@ -179,6 +178,10 @@ cdef class Batch:
         for entry in self.state.lanes:
             del entry.second
         arena_free(self.state.arena)
+        if self.engine.pid == getpid():
+            pthread_mutex_lock(&self.engine.scheduler.lock)
+            batch_lets_go(self.state)
+            pthread_mutex_unlock(&self.engine.scheduler.lock)
         if self.state.notices != NULL:
             _disown_notices(self.engine, self.state.notices)
         pthread_cond_destroy(&self.state.completed)
@@ -221,12 +224,12 @@ cdef class Batch:
         cdef Pin pinned
         cdef Scheduler* s = self.engine.scheduler
         cdef Origin* place
-        cdef unordered_map[long long, Origin_ptr].iterator known
         if self.state.submitted:
             raise RuntimeError("the batch has been submitted: nothing can be added to it")
         pthread_mutex_lock(&s.lock)
-        known = s.origins.find(origin)
-        place = dereference(known).second if known != s.origins.end() else NULL
+        place = origin_known(s, origin)
+        if place != NULL:
+            batch_holds(self.state, place)
         pthread_mutex_unlock(&s.lock)
         if place == NULL:
             raise KeyError(f"no origin {origin}")

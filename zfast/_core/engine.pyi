@@ -68,6 +68,12 @@ class Engine:
             Connections that its pool allows, 0 for no limit.
         """
 
+    def forget_origins(self, origin_ids: Iterable[int]) -> None:
+        """Free what is known of these origins, of which the caller makes no more requests.
+
+        At once, or when another is added after the last of their requests and connections.
+        """
+
     def release_idle(self, origin_ids: Iterable[int]) -> None:
         """Give the idle connections of these origins back to their pools now."""
 

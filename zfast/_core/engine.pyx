@@ -34,6 +34,12 @@ from zfast._core.extern.pthread cimport (
 from zfast._core.extern.sockets cimport POLLIN, pollfd
 from zfast._core.finishing cimport scheduler_cancel, scheduler_finish
 from zfast._core.leases cimport lease_drop_twin, lease_lose, lease_retire
+from zfast._core.origins cimport (
+    origin_forget,
+    origin_known,
+    origin_new,
+    origins_free_forgotten,
+)
 from zfast._core.reactor cimport (
     SCRATCH_SIZE,
     Thread,
@@ -48,7 +54,6 @@ from zfast._core.state cimport (
     Origin,
     Scheduler,
     Worker,
-    origin_new,
     wake,
 )
 from zfast._core.types cimport STATUS_CLOSED
@@ -66,9 +71,14 @@ cdef void _see_guest_out(Scheduler* s) noexcept nogil:
             usleep(100)
 
 
+cdef void _release_idle(Scheduler* s, Origin* origin) noexcept nogil:
+    while not origin.idle.empty():
+        lease_retire(s, origin.idle.back(), True)
+
+
 SNAPSHOT = (
     "in_flight", "max_in_flight", "connections", "max_connections", "dialling", "delayed",
-    "connections_opened", "connections_pooled", "connections_closed", "batches_attended",
+    "connections_opened", "connections_pooled", "connections_closed", "batches_attended", "origins",
 )
 """What `Engine.snapshot` tells."""
 
@@ -321,36 +331,59 @@ cdef class Engine:
         cdef Origin* origin
         self.ensure_usable()
         origin = origin_new(id, authority, fields, prefix, max_leases)
+        self.reap()
         pthread_mutex_lock(&self.scheduler.lock)
+        origins_free_forgotten(self.scheduler)
         self.scheduler.origins[id] = origin
         pthread_mutex_unlock(&self.scheduler.lock)
+
+    def forget_origins(self, origin_ids):
+        """Free what is known of these origins, of which the caller makes no more requests.
+
+        At once, or when another is added after the last of their requests and connections.
+        """
+        cdef Scheduler* s = self.scheduler
+        cdef vector[long long] ids = origin_ids
+        cdef Origin* origin
+        self.ensure_usable()
+        pthread_mutex_lock(&s.lock)
+        for id in ids:
+            origin = origin_known(s, id)
+            if origin != NULL:
+                _release_idle(s, origin)
+                origin_forget(s, origin)
+        origins_free_forgotten(s)
+        pthread_mutex_unlock(&s.lock)
 
     def release_idle(self, origin_ids):
         """Give the idle connections of these origins back to their pools now."""
         cdef Scheduler* s = self.scheduler
         cdef vector[long long] ids = origin_ids
+        cdef Origin* origin
         self.ensure_usable()
         pthread_mutex_lock(&s.lock)
         for id in ids:
-            if s.origins.count(id):
-                while not s.origins[id].idle.empty():
-                    lease_retire(s, s.origins[id].idle.back(), True)
+            origin = origin_known(s, id)
+            if origin != NULL:
+                _release_idle(s, origin)
         pthread_mutex_unlock(&s.lock)
 
     def ask_back(self, long long origin_id):
         """Give a connection of an origin back to its pool as soon as one is idle."""
         cdef Scheduler* s = self.scheduler
+        cdef Origin* origin
         self.ensure_usable()
         pthread_mutex_lock(&s.lock)
-        if s.origins.count(origin_id):
-            s.origins[origin_id].asked_back = True
+        origin = origin_known(s, origin_id)
+        if origin != NULL:
+            origin.asked_back = True
         pthread_mutex_unlock(&s.lock)
 
     def snapshot(self):
         """Connections and requests, of this moment and so far: a dict of `SNAPSHOT` to int."""
         cdef Scheduler* s = self.scheduler
         cdef int in_flight, max_in_flight, leases, max_leases, dialling
-        cdef size_t delayed
+        cdef size_t delayed, origins
         cdef unsigned long long opened, pooled, closed, attended
         self.ensure_usable()
         # No Python object is made under the lock: the garbage collector might run, and an end of
@@ -361,11 +394,11 @@ cdef class Engine:
         dialling = s.dialling
         delayed = s.delayed.size()
         opened, pooled, closed = s.connections_opened, s.connections_pooled, s.connections_closed
-        attended = s.batches_attended
+        attended, origins = s.batches_attended, s.origins.size()
         pthread_mutex_unlock(&s.lock)
         found = (
             in_flight, max_in_flight, leases, max_leases, dialling, delayed, opened, pooled, closed,
-            attended,
+            attended, origins,
         )
         return dict(zip(SNAPSHOT, found, strict=True))
 

@@ -9,6 +9,7 @@ from zfast._core.counters cimport count
 from zfast._core.finishing cimport scheduler_finish
 from zfast._core.lanes cimport lanes_enqueue
 from zfast._core.leases cimport call_python
+from zfast._core.origins cimport batch_holds
 from zfast._core.request_head cimport http1_is_target
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport CALL_REDIRECT, NOBODY, BatchState
@@ -172,6 +173,7 @@ cdef void scheduler_redirected(
     elif not foreign and _names_file(request, &target):
         _refuse_file(s, request)
     else:
+        batch_holds(<BatchState*>request.batch, origin)
         request.origin = origin
         request.endpoint = &origin.endpoint
         request.target = target

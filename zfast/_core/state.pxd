@@ -4,6 +4,7 @@ from libcpp.deque cimport deque
 from libcpp.map cimport multimap
 from libcpp.string cimport string
 from libcpp.unordered_map cimport unordered_map
+from libcpp.unordered_set cimport unordered_set
 from libcpp.vector cimport vector
 
 from zfast._core.buffers cimport Arena
@@ -57,6 +58,7 @@ cdef cppclass Origin:
     vector[Lease*] hedges           # whose requests are to be sent a second time
     Governor governor
     size_t pending
+    int batches                     # that hold it: it stays for as long
     int leases
     int dialling
     long dial_rounds                # how often dials were asked for, several at a time
@@ -88,6 +90,7 @@ cdef cppclass BatchState:
     deque[Request] requests
     deque[Request] parts            # of large ranges among them
     unordered_map[size_t, Lane*] lanes
+    unordered_set[Origin*] origins  # that its requests go to, or have gone to
     Arena* arena
     size_t outstanding
     double deadline                 # of the monotonic clock, 0 none
@@ -141,6 +144,7 @@ cdef cppclass Scheduler:
     vector[Origin*] pending         # origins with waiting requests
     Lease* adopted                  # the one that is being adopted, else NULL
     unordered_map[long long, Origin*] origins
+    vector[Origin*] forgotten       # of them, to be freed once nothing refers to them
     unordered_map[long long, BatchState*] batches
     unordered_map[long long, Lease*] leases_by_id
     vector[long long] finished      # batches that nobody has reaped yet
@@ -188,9 +192,6 @@ cdef inline bint origin_has_waiting(const Origin* origin) noexcept nogil:
     return origin.pending > 0 or not origin.hedges.empty()
 
 
-cdef Origin* origin_new(
-    long long id, string authority, string fields, string prefix, int max_leases
-) noexcept nogil
 cdef double monotonic() noexcept nogil
 cdef bint rest(pthread_cond_t* waiting, pthread_mutex_t* lock, double seconds) noexcept nogil
 cdef void ring(int fd) noexcept nogil

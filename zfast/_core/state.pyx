@@ -3,12 +3,10 @@
 Fields that nobody sets begin as zero, False and NULL.
 """
 
-from libcpp.string cimport string
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from zfast._core.extern.pthread cimport zfast_cond_wait_for
 from zfast._core.extern.sockets cimport ZFAST_SEND_FLAGS, send
-from zfast._core.governor cimport governor_start
 
 
 cdef double monotonic() noexcept nogil:
@@ -31,16 +29,3 @@ cdef void wake(Worker* worker) noexcept nogil:
     if not worker.woken:
         worker.woken = True
         ring(worker.wake_fd)
-
-
-cdef Origin* origin_new(
-    long long id, string authority, string fields, string prefix, int max_leases
-) noexcept nogil:
-    cdef Origin* origin = new Origin()
-    origin.id = id
-    origin.endpoint.authority = authority
-    origin.endpoint.fields = fields
-    origin.endpoint.prefix = prefix
-    origin.max_leases = max_leases
-    governor_start(&origin.governor)
-    return origin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import stat
@@ -78,7 +79,9 @@ class Connections:
         self.managers = managers
         self.connect_timeout = connect_timeout
         self._origins: dict[tuple[str, str, int], Origin] = {}
+        self._ids: list[int] = []
         all_connections.add(self)
+        weakref.finalize(self, _forget_origins, self._ids).atexit = False
 
     def origin(self, engine: Engine, scheme: str, host: str, port: int) -> int:
         """The engine's number of an origin, which it is told of when it is new."""
@@ -96,6 +99,7 @@ class Connections:
             if origin is None or origin.engine is not engine:
                 origin = new
                 self._introduce(engine, origin, pool)
+                self._ids.append(origin.id)
                 origins[origin.id] = origin
                 self._origins[key] = origin
         return origin.id
@@ -125,7 +129,16 @@ class Connections:
     def forget(self) -> None:
         """In a forked child: close the parent's connections here, keep the configuration."""
         self._origins.clear()
+        self._ids.clear()
         self.managers.forget()
+
+
+def _forget_origins(ids: list[int]) -> None:
+    # When the last client with these connections has gone, wherever it went.
+    engine = runtime.running()
+    if engine is not None and not engine.stopped:
+        with contextlib.suppress(RuntimeError):
+            engine.forget_origins(ids)
 
 
 def tunnels(pool: Any, scheme: str) -> bool:
