@@ -28,7 +28,6 @@ from zfast.errors import (
     ResponseError,
     ZfastError,
     error_for,
-    raise_for,
     redact,
 )
 
@@ -188,9 +187,6 @@ def test_every_failure_of_the_core_has_its_error(code: Status) -> None:
     assert error.reason.startswith("500 Internal") or "(500 Internal Server Error;" in error.reason
     assert "as it was" in str(error)
     assert str(error).endswith("after 3 attempts")
-    with pytest.raises(type(error)) as caught:
-        raise_for(code, url="http://h/k", key="k", status=500, attempts=3, detail="as it was")
-    assert str(caught.value) == str(error)
 
 
 def test_the_table_names_the_class() -> None:
@@ -235,8 +231,6 @@ def test_the_table_names_the_class() -> None:
 def test_success_is_no_failure() -> None:
     with pytest.raises(ValueError, match="is not a failure"):
         error_for(Status.OK, url="http://h/")
-    with pytest.raises(ValueError, match="is not a failure"):
-        raise_for(Status.OK, url="http://h/")
 
 
 @pytest.mark.parametrize(
@@ -282,13 +276,6 @@ def test_what_is_put_where_there_is_no_directory_says_whose_it_is_to_make() -> N
     }
     hinted = {case for case, text in said.items() if "directory" in text}
     assert hinted == {("PUT", 404), ("PUT", 409), ("PUT", 500)}
-
-
-def test_raise_for_keeps_the_cause() -> None:
-    cause = OSError("handshake")
-    with pytest.raises(ConnectionFailedError) as caught:
-        raise_for(Status.TLS_FAILED, url="https://h/", cause=cause)
-    assert caught.value.__cause__ is cause
 
 
 @pytest.mark.parametrize("cls", CLASSES)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from servers.nginx import Nginx
 from servers.script import in_child, run
-from servers.scripted import Reply, Request, ScriptedServer, ok, ranged
+from servers.scripted import Reply, Request, ScriptedServer, blackhole, ok, ranged
 from servers.site import Site
 
 import zfast
@@ -186,6 +186,32 @@ assert client.stats()["failed"] == 0
     assert (ended.code, ended.err) == (0, "")
 
 
+def test_fewer_descriptors_than_are_polled(nginx: Site, tmp_path: Path) -> None:
+    # poll() takes no more than the process may have, and fails from then on.
+    nginx.write({"key": b"body" * 100_000})
+    source = """
+import time
+items = [("key", None)] * 64
+assert client.get_many(items) == [b"body" * 100_000] * 64
+before = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (8, before[1]))
+try:
+    assert client.get_many(items) == [b"body" * 100_000] * 64
+    began = time.monotonic()
+    try:
+        zfast.Client(sys.argv[2], deadline=0.5).get("key")
+    except zfast.ZfastError:
+        assert time.monotonic() - began < 10
+    else:
+        raise AssertionError("it came")
+finally:
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+"""
+    with blackhole() as (host, port):
+        ended = run(tmp_path, PREAMBLE + source, nginx.url, f"http://{host}:{port}")
+    assert (ended.code, ended.err) == (0, "")
+
+
 def test_more_origins_than_descriptors(scripted: Start, tmp_path: Path) -> None:
     servers = [scripted(lambda request: ok(request.key.encode())) for _ in range(60)]
     source = """
@@ -291,7 +317,9 @@ def test_connections_are_reused_for_all(start: Callable[..., Nginx], tmp_path: P
     assert len({entry.connection for entry in logged}) <= 4
 
 
-def test_an_origin_that_ignores_ranges_is_asked_once_for_a_key(scripted: Start) -> None:
+def test_an_origin_that_ignores_ranges_is_asked_once_for_a_key(
+    scripted: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     body = bytes(range(256)) * 100
     server = scripted(lambda request: ok(body))
     client = Client(server.url)
@@ -301,6 +329,8 @@ def test_an_origin_that_ignores_ranges_is_asked_once_for_a_key(scripted: Start) 
     ranges = [(i, i + 50) for i in range(0, 1000, 10)]
     assert client.get_ranges("key", ranges) == [body[i : i + 50] for i, _ in ranges]
     assert len(server.requests) == 2
+    assert client.stats()["ranges_ignored"] == 1
+    assert caplog.text.count(f"{server.url} ignores byte ranges") == 1
 
 
 # ------------------------------------------------------------------------------- what is kept of it

@@ -13,7 +13,7 @@ from servers.scripted import Fin, Reply, Request, Reset, ok, overlay, ranged, re
 
 import zfast
 from zfast import Client
-from zfast.errors import ConnectionFailedError, MissingKeyError, ResponseError
+from zfast.errors import AccessError, ConnectionFailedError, MissingKeyError, ResponseError
 
 SECRETS = {"Authorization": "Bearer secret", "Cookie": "a=b", "Proxy-Authorization": "Basic x"}
 
@@ -53,6 +53,9 @@ LOCATIONS = [
     ("/b?q#fragment", "/b?q"),
     ("{origin}/b/c", "/b/c"),
     ("{origin}/b?x=1#y", "/b?x=1"),
+    ("{origin}//other.example/b", "//other.example/b"),
+    ("{origin}//127.0.0.1:9/../b", "//b"),
+    ("{origin}///b?x=1", "///b?x=1"),
     ("{origin}", "/"),
     ("{origin}?x=1", "/?x=1"),
     ("HTTP://127.0.0.1:{port}/b", "/b"),
@@ -184,6 +187,7 @@ def test_a_loop_ends(scripted: Scripted, location: str) -> None:
     client = client_of(server)
     error = failure(ResponseError, client.get, "key")
     assert "redirect" in str(error)
+    assert "max_redirects" in str(error)
     assert (error.status, len(server.requests)) == (302, 11)
     with zfast.config.set({"max_redirects": 3}):
         failure(ResponseError, client_of(server).get, "key")
@@ -318,6 +322,15 @@ def test_to_an_origin_that_is_not_there(scripted: Scripted) -> None:
     here = scripted([redirect(f"{gone.url}/key")])
     error = failure(ConnectionFailedError, client_of(here, retries=at_once(1)).get, "key")
     assert error.url == f"{here.url}/key"
+    assert f"redirected to {gone.url}/key" in str(error)
+
+
+def test_what_is_refused_elsewhere_says_where(scripted: Scripted) -> None:
+    there = scripted([status(403)])
+    here = scripted([redirect(f"{there.url}/b?signature=s3cret")])
+    error = failure(AccessError, client_of(here).get, "key")
+    assert f"redirected to {there.url}/b" in str(error)
+    assert "s3cret" not in str(error)
 
 
 @pytest.mark.usefixtures("tls_path")
@@ -354,6 +367,15 @@ def test_nowhere(scripted: Scripted, location: str) -> None:
     error = failure(ResponseError, client.get, "key")
     assert (error.status, error.attempts) == (302, 1)
     assert client.get("key") == OBJECT
+
+
+def test_nowhere_with_a_password(scripted: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    # Python's own error about such a host shows all of what is before it.
+    location = "http://user:s3cret@ex\u2100mple.com/".encode().decode("latin-1")
+    server = scripted([Reply(302, b"", [("Location", location)])])
+    assert "s3cret" not in str(failure(ResponseError, client_of(server).get, "key"))
+    assert "a redirect cannot be followed" in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 def test_without_a_location(scripted: Scripted) -> None:

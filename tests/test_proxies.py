@@ -145,7 +145,7 @@ def test_what_is_no_proxy(environment: Environment, text: str) -> None:
     with pytest.raises(zfast.ConfigurationError, match="HTTPS_PROXY in the environment") as raised:
         client.get("key")
     nothing_secret(str(raised.value))
-    assert raised.value.__cause__ is None
+    assert raised.value.__cause__ is raised.value.__context__ is None
 
 
 def test_what_a_proxy_is_to_look_like_is_shown(environment: Environment) -> None:

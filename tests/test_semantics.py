@@ -130,6 +130,9 @@ FIRST_ANSWERS = [
     (SUFFIX, part("bytes 15-19/*"), MISMATCH),
     (SUFFIX, part("bytes 0--1/0", 0), empty()),
     (SUFFIX, part("bytes 0--1/0", 1), MISMATCH),
+    (SUFFIX, head(206, length(0)), MISMATCH),
+    (SUFFIX, part("bytes 95-9x/100", 0), MISMATCH),
+    (BOUNDED, part("bytes 0--1/0", 0), MISMATCH),
     (EMPTY, part("bytes 0-0/20"), empty()),
     (EMPTY, head(206), MISMATCH),
     (WHOLE, part("bytes 0-19/20"), MISMATCH),
@@ -143,6 +146,8 @@ FIRST_ANSWERS = [
     (OFFSET, head(416, "Content-Range: bytes */5"), empty(5)),
     (OFFSET, head(416, "Content-Range: bytes */6"), MISMATCH),
     (OFFSET, head(416), empty()),
+    (span((0, 5)), head(416), failed(Status.RANGE_UNSUPPORTED)),
+    (span((0, 5)), head(416, "Content-Range: bytes */0"), empty(0)),
     (SUFFIX, head(416, "Content-Range: bytes */0"), empty(0)),
     (
         SUFFIX,

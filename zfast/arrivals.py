@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from zfast import runtime
 from zfast._core.batch import Batch, Waker
 from zfast._core.types import Method, Status
-from zfast.errors import raise_for
+from zfast.errors import error_for
 from zfast.operations import first_failure
 
 if TYPE_CHECKING:
@@ -91,7 +91,11 @@ class Arrivals(Mapping[str, memoryview]):
                 # may have had the lock.
                 if self._complete:
                     self._fail()
-                raise_for(Status.CLOSED, url=self._operations.location.url)
+                raise error_for(
+                    Status.CLOSED,
+                    url=self._operations.location.url,
+                    detail="it was under way in the parent process",
+                )
             with self._listening:
                 if index not in self._arrived:
                     self._listen()

@@ -51,10 +51,11 @@ def cat_ranges(
 ) -> list[Any]:
     """Read a byte range of each URL, all at once.
 
-    The URLs may lead to any number of servers. URLs, starts and ends are those of fsspec's
-    ``cat_ranges``
+    The URLs may lead to any number of servers; each range is a request. The arguments are those of
+    fsspec's ``cat_ranges``
     (https://filesystem-spec.readthedocs.io/en/latest/api.html#fsspec.spec.AbstractFileSystem.cat_ranges),
-    which returns failures unless told otherwise, and can join ranges. Options are `Client`'s.
+    which returns failures unless told otherwise, takes negative ends, and fails where a range
+    begins behind the end of an object: here that is empty. Options are `Client`'s.
 
     Parameters
     ----------

@@ -300,12 +300,12 @@ def _ls(options: argparse.Namespace) -> int:
 def _get(options: argparse.Namespace) -> int:
     from zfast import Client
     from zfast._core.types import Status
-    from zfast.errors import raise_for
+    from zfast.errors import error_for
 
     with Client(options.url) as client:
         body = client.get(options.key, options.range)
     if body is None:
-        raise_for(Status.MISSING, url=options.url, key=options.key, byte_range=options.range)
+        raise error_for(Status.MISSING, url=options.url, key=options.key, byte_range=options.range)
     if options.output in (None, "-"):
         _write_all(_output().buffer, body)
     else:

@@ -17,7 +17,7 @@ from zfast._core.engine import Engine
 from zfast._core.types import Status
 from zfast.config import SETTINGS, setting
 from zfast.directories import Directories
-from zfast.errors import raise_for
+from zfast.errors import error_for
 from zfast.locations.http import HTTPLocation
 from zfast.operations import NewBatch, ObjectInfo, OnError, Operations, Steps
 from zfast.policy import header_fields, policy_for
@@ -72,14 +72,16 @@ class Client:
 
     Parameters
     ----------
-    url : str
+    url : str or HTTPLocation
         ``http(s)://[user:pass@]host[:port]/base/path[?query]``; the query goes with every request.
     headers : mapping of str to str, optional
-        Fields of every request; credentials among them do not follow a redirect elsewhere.
+        Fields of every request. To another origin a redirect takes them along, but for
+        ``Authorization``, ``Proxy-Authorization`` and ``Cookie``; where others are secrets, name
+        all in ``retries=urllib3.Retry(..., remove_headers_on_redirect=[...])``.
     retries : urllib3.Retry or int, optional
         Which failures are tried again, how often and after which wait.
     timeout : urllib3.Timeout or float, optional
-        Seconds to connect, and seconds without progress.
+        Seconds to connect, to the first byte of an answer, and without progress.
     deadline : float, optional
         Seconds for each call as a whole, retries included; for each batch of a listing anew, and
         of a write that has to make directories.
@@ -483,7 +485,7 @@ class Client:
 
     def _engine(self) -> Engine:
         if self._closed:
-            raise_for(Status.CLOSED, url=self.url)
+            raise error_for(Status.CLOSED, url=self.url, detail="the client is closed")
         engine = runtime.current()
         limit = self._max_concurrency
         if limit > engine.max_in_flight:

@@ -330,14 +330,14 @@ SETTINGS: dict[str, Setting] = {
             "coalesce_gap",
             32 * 1024,
             "bytes",
-            "neighbouring ranges of one object at most so far apart are one request",
+            "chunks of one shard at most so far apart are one request",
             _Integer(0, _MOST_BYTES),
         ),
         Setting(
             "coalesce_size",
             1024 * 1024,
             "bytes",
-            "ranges of one object share a request of at most so many bytes",
+            "... of at most so many bytes",
             _Integer(1, _MOST_BYTES),
         ),
         # 64 MiB over 30 ms come with 104 MiB/s whole, and with 255, 486, 491, 359 and 295 in parts

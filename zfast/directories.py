@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
-from zfast.errors import ListingError, ZfastError
+from zfast.errors import ListingError, ZfastError, status_text
 from zfast.keys import check_key
 from zfast.locations import CADDY_FILE_LIMIT, Listing
 from zfast.operations import NewBatch, Operations, Steps, fields_of, first_failure
@@ -28,7 +28,7 @@ ZARR_2_DOCUMENTS = frozenset((".zarray", ".zattrs", ".zgroup", ".zmetadata"))
 """What describes the nodes of zarr format 2; nginx leaves such names out of its index pages."""
 _DOCUMENTS = ("zarr.json", *sorted(ZARR_2_DOCUMENTS))
 _LISTED_AT_ONCE = 256
-_NOT_FOUND = 404
+_UNAUTHORIZED, _NOT_FOUND = 401, 404
 # What is written to see whether it is listed; no key to anybody, should one be left.
 _PROBE = "zfast-probe-"
 # What a server without index pages answers for a directory: nginx and Apache 403, others 405.
@@ -311,11 +311,14 @@ class Directories:
         )
 
     def _no_listing(self, directory: str, status: int) -> ListingError:
+        answer = "it sent a page of no known kind" if status == 200 else status_text(status)
         reason = (
-            "the server offers no directory index page; switch it on there (nginx: autoindex, "
-            "Caddy: file_server browse, Apache: Options +Indexes), or open the store by "
+            f"the server offers no directory index page ({answer}); switch it on there (nginx: "
+            "autoindex, Caddy: file_server browse, Apache: Options +Indexes), or open the store by "
             "consolidated metadata"
         )
+        if status == _UNAUTHORIZED:
+            reason += "; credentials are missing or refused"
         if status == _NOT_FOUND and not directory:
             reason += '; if there is no store yet, mode "a" creates one without'
         return ListingError(

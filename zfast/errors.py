@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import re
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import quote
 
 from zfast._core.types import Status
@@ -28,8 +28,8 @@ __all__ = [
     "ResponseError",
     "ZfastError",
     "error_for",
-    "raise_for",
     "redact",
+    "status_text",
 ]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
@@ -291,7 +291,7 @@ _BY_STATUS: dict[Status, tuple[type[ZfastError], str]] = {
     Status.MISSING: (MissingKeyError, "no such key"),
     Status.CANCELLED: (ZfastError, "the read was cancelled"),
     Status.DEADLINE: (DeadlineError, "the deadline passed"),
-    Status.CLOSED: (ConnectionFailedError, "the client is closed"),
+    Status.CLOSED: (ConnectionFailedError, "closed before it was done"),
     Status.CONNECT_FAILED: (ConnectionFailedError, "no connection could be opened"),
     Status.CONNECT_TIMEOUT: (DeadlineError, "no connection was opened within connect_timeout"),
     Status.TLS_FAILED: (ConnectionFailedError, "the TLS session failed"),
@@ -338,7 +338,8 @@ _BY_HTTP_STATUS_OF_PUT: dict[int, tuple[type[ZfastError], str]] = {
 _WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
 
 
-def _status_text(status: int | None) -> str:
+def status_text(status: int | None) -> str:
+    """An HTTP status with its phrase."""
     if status is None:
         return "no status"
     try:
@@ -385,7 +386,7 @@ def error_for(
         raise ValueError(f"{Status(code)!r} is not a failure") from None
     asides = [detail] if detail else []
     if code == Status.BAD_STATUS:
-        sentence = _status_text(status)
+        sentence = status_text(status)
         table = _BY_HTTP_STATUS
         if method in _WRITES:
             table = _BY_HTTP_STATUS | _BY_HTTP_STATUS_OF_WRITE
@@ -395,7 +396,7 @@ def error_for(
             cls, hint = table[status]
             asides.append(hint)
     elif status is not None and status >= 300:
-        asides.insert(0, _status_text(status))
+        asides.insert(0, status_text(status))
     if asides:
         sentence += f" ({'; '.join(asides)})"
     return cls(
@@ -407,41 +408,3 @@ def error_for(
         attempts=attempts,
         method=method,
     )
-
-
-def raise_for(
-    code: Status,
-    *,
-    url: str | None,
-    key: str | None = None,
-    byte_range: Any = None,
-    status: int | None = None,
-    attempts: int = 0,
-    detail: str = "",
-    method: str = "GET",
-    cause: BaseException | None = None,
-) -> NoReturn:
-    """Raise the error that a status of the core means; the only place that does.
-
-    Parameters
-    ----------
-    code, url, key, byte_range, status, attempts, detail, method
-        See `error_for`.
-    cause : BaseException, optional
-        What Python raised on the way, such as a failed TLS handshake.
-
-    Raises
-    ------
-    ZfastError
-        Always; of the class that the status table names.
-    """
-    raise error_for(
-        code,
-        url=url,
-        key=key,
-        byte_range=byte_range,
-        status=status,
-        attempts=attempts,
-        detail=detail,
-        method=method,
-    ) from cause

@@ -6,6 +6,7 @@ Written once for both faces: how the batches are waited for is the client's busi
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ __all__ = [
     "read_error",
 ]
 
+_log = logging.getLogger("zfast")
+
 T = TypeVar("T")
 OnError = Literal["raise", "return"]
 NewBatch = Callable[..., Batch]
@@ -44,8 +47,8 @@ Steps = Generator[Batch, None, T]
 _GET, _HEAD, _PUT, _DELETE, _MKCOL = (
     int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE, Method.MKCOL)
 )
-_OK, _MISSING, _CHANGED, _CANCELLED = (
-    int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED)
+_OK, _MISSING, _CHANGED, _CANCELLED, _REDIRECT = (
+    int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED, Status.REDIRECT)
 )
 _BAD_REQUEST, _NOT_FOUND, _CONFLICT = 400, 404, 409
 # So long whole objects are asked for where a range was ignored: see WHOLE_SECONDS of the core.
@@ -75,6 +78,9 @@ def read_error(
 ) -> ZfastError:
     """Build the error of a completed read that is neither OK nor missing."""
     outcome = batch.outcome(index)
+    details = [outcome["detail"]] if outcome["detail"] else []
+    if outcome["redirected_to"] and outcome["code"] != _REDIRECT:
+        details.append(f"redirected to {outcome['redirected_to']}")
     return error_for(
         Status(outcome["code"]),
         url=url,
@@ -82,7 +88,7 @@ def read_error(
         byte_range=byte_range,
         status=outcome["status"],
         attempts=outcome["attempts"],
-        detail=outcome["detail"],
+        detail="; ".join(details),
         method=method,
     )
 
@@ -150,6 +156,13 @@ class Operations:
     def learn(self, batch: Batch) -> None:
         """Note whether the origin ignored a range of a complete batch."""
         if batch.range_ignored:
+            if not self._whole_until:
+                _log.warning(
+                    "%s://%s:%d ignores byte ranges: whole objects come, of which parts are taken",
+                    self.location.scheme,
+                    self.location.host,
+                    self.location.port,
+                )
             self._whole_until = time.monotonic() + _WHOLE_SECONDS
 
     def error(

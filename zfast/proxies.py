@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
@@ -80,11 +81,14 @@ class Proxies:
 
 def _parsed(text: str, variable: str) -> Proxy:
     # Nothing of the text is shown: it may be a password from end to end.
-    try:
+    found = None
+    with contextlib.suppress(ValueError):
         parts = urlsplit(text if "://" in text else f"http://{text}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise _refusal(variable) from None
+        found = parts.hostname, parts.port
+    if found is None:
+        # Not while Python's own error is handled, which shows the text.
+        raise _refusal(variable)
+    host, port = found
     scheme = parts.scheme
     if scheme not in _HTTP | _SOCKS:
         raise ConfigurationError(

@@ -29,8 +29,9 @@ def stats() -> dict[str, Any]:
         ``retries``, ``stale_retries`` (free ones: an idle connection had been closed),
         ``redirects``, ``resumed``, ``split`` (reads over several
         connections), ``hedges`` (requests sent a second time because their answer
-        was late), ``hedge_wins`` (of which the second answer came first), ``throttled`` (answers
-        429 and 503); ``first_byte`` and ``transfer``, histograms whose element b
+        was late), ``hedge_wins`` (of which the second answer came first),
+        ``ranges_ignored`` (reads of a part for which the server sent the whole object),
+        ``throttled`` (answers 429 and 503); ``first_byte`` and ``transfer``, histograms whose element b
         counts times below 2**b µs that no earlier element counts; ``connections_reused``, requests
         on a connection that had carried another, and ``connections_opened``, of a client the
         requests that were the first on theirs; ``fallback_reads``, served by way of Python's ssl;

@@ -57,7 +57,7 @@ cdef class Waker:
     Watch `fileno()` for reading and call `completions()` when it is readable.
     """
 
-    def __cinit__(self, Engine engine):
+    def __cinit__(self, Engine engine not None):
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self.engine = engine
@@ -139,8 +139,8 @@ cdef class Batch:
         More may be added after `submit`, until it is sealed; it is not complete before.
     """
 
-    def __cinit__(self, Engine engine, double deadline=0, Waker waker=None, bint each=False,
-                  bint fail_fast=False, bint open=False):
+    def __cinit__(self, Engine engine not None, double deadline=0, Waker waker=None,
+                  bint each=False, bint fail_fast=False, bint open=False):
         self.engine = engine
         self.id = next(_ids)
         self.pins = []
@@ -191,8 +191,9 @@ cdef class Batch:
         return self.state.requests.size()
 
     def add(self, Policy policy not None, long long origin, int method, bytes target not None,
-            int kind=0, long long start=0, long long end=0, into=None, bytes fields=b"",
-            bytes credentials=b"", content=None, bint repeatable=True, bint keep_head=False):
+            int kind=0, long long start=0, long long end=0, into=None,
+            bytes fields not None=b"", bytes credentials not None=b"", content=None,
+            bint repeatable=True, bint keep_head=False):
         """Add a request; its index in the batch is the number of those before it.
 
         Parameters
@@ -296,6 +297,11 @@ cdef class Batch:
         self.engine.reap()
         self.engine.live[self.id] = self
         pthread_mutex_lock(&self.engine.scheduler.lock)
+        if self.engine.stopped and not self.engine.scheduler.exiting:
+            # Meanwhile: what was reaped may have run anything.
+            pthread_mutex_unlock(&self.engine.scheduler.lock)
+            del self.engine.live[self.id]
+            self.engine.ensure_usable()
         if attends and self.state.requests.size():
             scheduler_admit(
                 self.engine.scheduler, self.state, <Origin*>self.state.requests.front().origin,
@@ -456,6 +462,10 @@ cdef class Batch:
             "detail": request.detail.decode("utf-8", "replace"),
             "directory": request.code == STATUS_REDIRECT and request.names_directory,
             "location": request.location.decode("latin-1"),
+            "redirected_to": (
+                (request.endpoint.authority + request.target).decode("latin-1")
+                if request.retries.redirects else ""
+            ),
             "etag": request.etag.decode("latin-1") or None,
             "head": <bytes>request.head,
         }

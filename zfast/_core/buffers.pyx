@@ -292,6 +292,9 @@ cdef class Body:
     def __contains__(self, item):
         return item in self.__bytes__()
 
+    def __iter__(self):
+        return iter(memoryview(self))
+
     def part(self, Py_ssize_t start, Py_ssize_t end):
         """The bytes from `start` to `end` (exclusive) as a Body of the same memory."""
         start = max(0, min(start, self._size))

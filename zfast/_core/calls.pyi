@@ -18,7 +18,8 @@ class Calls:
         Returns
         -------
         tuple of (str, int, int) or None
-            ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index),
+            ("dial", origin, 0), ("release", lease, 0), ("close", lease, whether it broke),
+            ("redirect", batch, index),
             ("threads", how many are needed, 0), or None when the engine has stopped. On a
             free-threaded Python also ("", 0, 0) now and then, which is for the thread itself.
         """
@@ -96,9 +97,15 @@ class Calls:
         """What a "redirect" is about: (target, location, authority, origin), None if it is over."""
 
     def redirect(
-        self, batch_id: int, index: int, origin_id: int, target: bytes, foreign: bool
+        self,
+        batch_id: int,
+        index: int,
+        origin_id: int,
+        target: bytes,
+        foreign: bool,
+        detail: bytes = b"",
     ) -> None:
-        """Answer a "redirect"; an `origin_id` of -1 says that it leads nowhere."""
+        """Answer a "redirect"; an `origin_id` of -1 says that it leads nowhere, `detail` why."""
 
     def left(self, origin_id: int) -> None:
         """A connection that was to be released or closed is with its owner again."""

@@ -142,7 +142,8 @@ cdef class Calls:
         Returns
         -------
         tuple of (str, int, int) or None
-            ("dial", origin, 0), ("release" | "close", lease, 0), ("redirect", batch, index),
+            ("dial", origin, 0), ("release", lease, 0), ("close", lease, whether it broke),
+            ("redirect", batch, index),
             ("threads", how many are needed, 0), or None when the engine has stopped. On a
             free-threaded Python also ("", 0, 0) now and then, which is for the thread itself.
         """
@@ -335,18 +336,22 @@ cdef class Calls:
         return None if origin < 0 else (target, location, authority, origin)
 
     def redirect(
-        self, long long batch_id, size_t index, long long origin_id, bytes target, bint foreign
+        self, long long batch_id, size_t index, long long origin_id, bytes target, bint foreign,
+        bytes detail=b"",
     ):
-        """Answer a "redirect"; an `origin_id` of -1 says that it leads nowhere."""
+        """Answer a "redirect"; an `origin_id` of -1 says that it leads nowhere, `detail` why."""
         cdef Scheduler* s = self.engine.scheduler
         cdef Origin* origin = NULL
+        cdef Request* request
+        cdef string why = detail
         pthread_mutex_lock(&s.lock)
         if s.batches.count(batch_id):
+            request = &s.batches[batch_id].requests[index]
             if origin_id >= 0:
                 origin = s.origins[origin_id]
-            scheduler_redirected(
-                s, &s.batches[batch_id].requests[index], origin, target, foreign, monotonic()
-            )
+            else:
+                request.detail.swap(why)
+            scheduler_redirected(s, request, origin, target, foreign, monotonic())
         pthread_mutex_unlock(&s.lock)
 
     def left(self, long long origin_id):

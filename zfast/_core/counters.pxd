@@ -36,6 +36,7 @@ cdef struct Counters:
     unsigned long long split            # reads of several requests each
     unsigned long long hedges           # requests sent a second time because the answer was late
     unsigned long long hedge_wins       # ... of which the second answer came first
+    unsigned long long ranges_ignored   # reads of a part for which the whole object came
     unsigned long long throttled        # answers 429 and 503
     unsigned long long first_byte[HISTOGRAM_BUCKETS]
     unsigned long long transfer[HISTOGRAM_BUCKETS]

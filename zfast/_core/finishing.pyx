@@ -61,6 +61,7 @@ cdef void scheduler_end(Scheduler* s, Request* request, Status code) noexcept no
     cdef BatchState* batch = <BatchState*>request.batch
     request.code = code
     count(&request.profile.counters.reads, 1)
+    count(&request.profile.counters.ranges_ignored, request.range_ignored)
     if code == STATUS_OK:
         count(&request.profile.counters.bytes_received, request.delivered)
         count(&request.profile.counters.bytes_sent, request.content_size)

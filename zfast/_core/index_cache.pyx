@@ -9,7 +9,12 @@ from libcpp.string cimport string
 from libcpp.unordered_map cimport unordered_map
 
 from zfast._core.exchange cimport RECENT_SECONDS
-from zfast._core.shard_index cimport ShardIndex, shard_index_release, shard_index_retain
+from zfast._core.shard_index cimport (
+    ShardIndex,
+    shard_index_release,
+    shard_index_retain,
+    shard_index_size,
+)
 from zfast._core.state cimport WHOLE_SECONDS, monotonic
 
 cdef enum:
@@ -18,7 +23,7 @@ cdef enum:
 
 
 cdef inline size_t _cost(const IndexEntry* entry) noexcept nogil:
-    return OVERHEAD + entry.target.size() + 16 * entry.index.count
+    return OVERHEAD + entry.target.size() + shard_index_size(entry.index.count, False)
 
 
 cdef void _unlink(IndexCache* cache, IndexEntry* entry) noexcept nogil:

@@ -55,6 +55,7 @@ cdef dict _as_dict(const Counters* c):
         "split": c.split,
         "hedges": c.hedges,
         "hedge_wins": c.hedge_wins,
+        "ranges_ignored": c.ranges_ignored,
         "throttled": c.throttled,
         "first_byte": [c.first_byte[b] for b in range(HISTOGRAM_BUCKETS)],
         "transfer": [c.transfer[b] for b in range(HISTOGRAM_BUCKETS)],

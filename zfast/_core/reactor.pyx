@@ -5,7 +5,9 @@ A caller that waits for a small batch may do the same for a moment, without the 
 What an exchange leads to, the scheduler decides, under its lock.
 """
 
+from libc.errno cimport EINTR, errno
 from libc.math cimport ceil, fmax, fmin
+from posix.unistd cimport usleep
 
 from zfast._core.codecs cimport Decoder
 from zfast._core.decoding cimport decoding_has, decoding_help
@@ -45,6 +47,8 @@ from zfast._core.types cimport STATUS_FIRST_BYTE_TIMEOUT, STATUS_OK, STATUS_READ
 
 # What a guest waits awake, windows of 64 KiB chunks on loopback: 854 us each for 970 us asleep.
 cdef double PATIENCE_SECONDS = 200e-6
+cdef enum:
+    UNPOLLED_MICROSECONDS = 1000
 # A connection is not worth more of the reader's time.
 cdef double DRAIN_SECONDS = 1.0
 
@@ -263,6 +267,15 @@ cdef bint _comes_at_once(Thread* thread) noexcept nogil:
     return False
 
 
+cdef void _suppose_ready(Thread* thread) noexcept nogil:
+    # Where polling itself fails, as where the process may have fewer descriptors from now on than
+    # are polled: each is tried, for none waits.
+    cdef size_t index
+    usleep(UNPOLLED_MICROSECONDS)
+    for index in range(thread.polled.size()):
+        thread.polled[index].revents = thread.polled[index].events
+
+
 cdef bint _move(Thread* thread, double limit) noexcept nogil:
     # Waits for something to do, until `limit` at most (0 none), and moves what can be moved;
     # whether the scheduler has to know.
@@ -280,7 +293,9 @@ cdef bint _move(Thread* thread, double limit) noexcept nogil:
         if poll(
             thread.polled.data(), thread.polled.size(), _milliseconds(until, thread.looked_at)
         ) < 0:
-            return False
+            if errno == EINTR:
+                return False
+            _suppose_ready(thread)
     now = monotonic()
     _step_ready(thread, now)
     if thread.polled[0].revents:

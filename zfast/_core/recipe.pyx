@@ -280,6 +280,8 @@ cdef class Recipe:
         for dimension in range(chain.layout.ndim):
             chain.cell[inner.chain.axes[dimension]] = inner.chain.layout.shape[dimension]
         for dimension in range(chain.layout.ndim):
+            if chain.cell[dimension] <= 0:
+                raise ValueError("shards of chunks without elements")
             chain.grid[dimension] = chain.layout.shape[dimension] // chain.cell[dimension]
             chain.cells *= <size_t>chain.grid[dimension]
         chain.index_at_end = at_end

@@ -9,18 +9,12 @@ from zfast._core.counters cimport count
 from zfast._core.finishing cimport scheduler_finish
 from zfast._core.lanes cimport lanes_enqueue
 from zfast._core.leases cimport call_python
+from zfast._core.octets cimport hex_digit
 from zfast._core.origins cimport batch_holds
 from zfast._core.request_head cimport http1_is_target
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport CALL_REDIRECT, NOBODY, BatchState
 from zfast._core.types cimport METHOD_DELETE, METHOD_PUT, STATUS_MISSING, STATUS_REDIRECT
-
-
-cdef inline int _hex_digit(char digit) noexcept nogil:
-    if c"0" <= digit <= c"9":
-        return digit - c"0"
-    digit |= 0x20
-    return digit - c"a" + 10 if c"a" <= digit <= c"f" else -1
 
 
 cdef inline int _next_octet(const char* text, size_t* at, size_t past) noexcept nogil:
@@ -32,7 +26,7 @@ cdef inline int _next_octet(const char* text, size_t* at, size_t past) noexcept 
             at[0] += 1
         return c"/"
     if text[at[0] - 1] == c"%" and at[0] + 2 <= past:
-        high, low = _hex_digit(text[at[0]]), _hex_digit(text[at[0] + 1])
+        high, low = hex_digit(text[at[0]]), hex_digit(text[at[0] + 1])
         if high >= 0 and low >= 0:
             at[0] += 2
             return 16 * high + low
@@ -120,6 +114,7 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
     cdef string* location = &request.location
     cdef string* authority = &request.endpoint.authority
     cdef size_t fragment = location.find(b"#")
+    cdef string target
     if request.lead != NULL or request.released:
         # Entity tags tell states of one resource apart: a part of another one does not fit.
         scheduler_finish(s, request, STATUS_REDIRECT)
@@ -131,6 +126,7 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
     request.retries.redirects += 1
     count(&request.profile.counters.redirects, 1)
     if request.retries.redirects > request.profile.retry.redirects:
+        request.detail = string(b"more hops than max_redirects allows")
         scheduler_finish(s, request, STATUS_REDIRECT)
         return
     # An entity tag tells states of one resource apart: what came so far is of another one.
@@ -138,20 +134,21 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
     request.etag.clear()
     if fragment < location.size():
         location.resize(fragment)
-    if location.size() > authority.size() and location.compare(
-            0, authority.size(), dereference(authority)) == 0 and (
-            dereference(location)[authority.size()] == c"/"):
-        location.erase(0, authority.size())
-    if location.size() and dereference(location)[0] == c"/" and location.compare(
-            0, 2, b"//") and http1_is_target(location.data(), location.size()) and (
-            not _has_dot_segments(location)):
-        if _names_directory(request, location):
+    if location.compare(0, authority.size(), dereference(authority)) == 0:
+        target = location.substr(authority.size())
+    elif location.compare(0, 2, b"//"):
+        target = dereference(location)
+    # Without an authority "//" begins one (RFC 3986, section 4.2), behind it a path: Python gets
+    # the location whole.
+    if target.size() and target[0] == c"/" and http1_is_target(
+            target.data(), target.size()) and not _has_dot_segments(&target):
+        if _names_directory(request, &target):
             _refuse_directory(s, request)
             return
-        if _names_file(request, location):
+        if _names_file(request, &target):
             _refuse_file(s, request)
             return
-        request.target = dereference(location)
+        request.target = target
         lanes_enqueue(s, request, True)
     else:
         request.with_python = True

@@ -79,6 +79,10 @@ cdef bint _parse_content_range(
     if end - text < 6 or not is_word(text, text + 6, b"bytes ", 6):
         return False
     text += 6
+    if is_word(text, end, b"0--1/0", 6):
+        # Caddy's way to say that there is nothing, to a suffix of an empty object.
+        start[0] = past[0] = total[0] = 0
+        return True
     if text < end and text[0] == c'*':
         text += 1
     else:

@@ -110,8 +110,7 @@ cdef Verdict _judge_part(
     if wanted.kind == RANGE_WHOLE and delivered == 0:
         return _failure(STATUS_RANGE_MISMATCH)
     if wanted.kind == RANGE_SUFFIX and delivered == 0 and (
-            head.content_length == 0 and not head.content_range_valid):
-        # Caddy's answer to a suffix of an empty object: 206 with "bytes 0--1/0".
+            head.content_length == 0 and head.content_range_valid and past == total == 0):
         return _verdict(MEANS_EMPTY)
     if head.multipart or not head.has_content_range or not head.content_range_valid:
         return _failure(STATUS_RANGE_MISMATCH)
@@ -155,7 +154,8 @@ cdef Verdict _judge_unsatisfiable(
         return verdict
     if wanted.kind == RANGE_WHOLE:
         return _failure(STATUS_BAD_STATUS)
-    if wanted.kind == RANGE_SUFFIX:
+    if wanted.kind == RANGE_SUFFIX or (total < 0 and wanted.start == 0):
+        # There is something of every object that is not empty, and nothing says that it is.
         verdict = _failure(STATUS_RANGE_UNSUPPORTED)
         verdict.object_size = total
         return verdict
@@ -247,6 +247,8 @@ def judge_response(bytes raw_head, int method=METHOD_GET, byte_range=(0, 0, 0), 
     cdef size_t used
     cdef bytearray memory = bytearray(len(raw_head) + 64)
     memset(&policy, 0, sizeof(policy))
+    if not all(0 <= status < STATUS_LIMIT for status in (*missing, *retry)):
+        raise ValueError("no HTTP status")
     for status in missing:
         policy.flags[status] |= POLICY_MISSING
     for status in retry:

@@ -346,8 +346,10 @@ def _redirect(calls: Calls, batch_id: int, index: int) -> None:
         new_origin = origin.connections.origin(calls.engine, place.scheme, place.host, place.port)
     except BaseException as error:
         # A user's pool manager may raise anything, and the request waits for an answer.
-        calls.redirect(batch_id, index, -1, b"", False)
-        _log.warning("a redirect cannot be followed: %s", error)
+        # Of a URL that is none, Python's own errors may show the password.
+        told = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+        calls.redirect(batch_id, index, -1, b"", False, told.encode(errors="replace"))
+        _log.warning("a redirect cannot be followed: %s", told)
     else:
         calls.redirect(batch_id, index, new_origin, new_target, new_origin != origin_id)
 
