@@ -14,6 +14,7 @@ import pytest
 from promises import OBJECT, Scripted, at_once, failure
 from servers.leaks import open_descriptors, wait_until
 from servers.scripted import (
+    Fin,
     Request,
     Reset,
     ScriptedServer,
@@ -283,7 +284,29 @@ def test_the_end_of_the_engine_ends_both(scripted: Scripted) -> None:
     held.server.wait_closed()
 
 
+def test_a_second_that_is_no_response_leaves_it_to_the_first(scripted: Scripted) -> None:
+    gate = threading.Event()
+    held = Held(scripted, [Wait(gate), ok(OBJECT)], [b"garbage in place of a response\r\n", Fin()])
+    client = held.client()
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(client.get, "held")
+        held.wait_for_held(2)
+        second = held.held()[1]
+        held.server.wait_for(lambda: not held.server.connections[second.connection].open)
+        gate.set()
+        assert reading.result() == OBJECT
+    assert hedges(client) == (1, 0)
+
+
 # ---------------------------------------------------------------------------------------- no hedges
+
+
+def test_none_of_a_client_that_has_as_many_as_it_may(scripted: Scripted) -> None:
+    held = gated(scripted)
+    client = held.client(max_concurrency=1)
+    late(client, held, lambda: client.get("held"))
+    # Nor a connection for what cannot be sent.
+    assert len(held.server.connections) == 1
 
 
 def late(client: Client, held: Held, read: Callable[[], Any]) -> None:

@@ -226,6 +226,41 @@ assert client.get("key") == b"key"
     assert (ended.code, ended.err) == (0, "")
 
 
+def test_origins_that_answer_late_take_no_more_connections_than_there_are(
+    scripted: Start, tmp_path: Path
+) -> None:
+    # Beside one that does not answer at all, for which the others may have one more.
+    def late(request: Request) -> Reply:
+        time.sleep(0.4)
+        return ok(request.key.encode())
+
+    servers = [scripted(late) for _ in range(40)]
+    source = """
+client.get("key")
+most = 0
+done = threading.Event()
+def watch():
+    global most
+    while not done.wait(0.005):
+        now = zfast.stats()
+        most = max(most, now["connections"] + now["dialling"])
+watching = threading.Thread(target=watch)
+watching.start()
+dead = threading.Thread(target=zfast.cat_ranges, args=([sys.argv[2]],), daemon=True)
+dead.start()
+urls = [f"{url}/{number}" for number in range(2) for url in sys.argv[3:]]
+assert zfast.cat_ranges(urls) == [url.rpartition("/")[2].encode() for url in urls]
+done.set()
+watching.join()
+assert most <= 10, most
+"""
+    urls = [server.url for server in servers]
+    with blackhole() as (host, port):
+        urls.insert(1, f"http://{host}:{port}/dead")
+        ended = run(tmp_path, PREAMBLE + source, *urls, ZFAST_MAX_CONCURRENCY="8")
+    assert (ended.code, ended.err) == (0, "")
+
+
 def test_hosts_one_after_another_leave_descriptors_to_others(
     scripted: Start, tmp_path: Path
 ) -> None:

@@ -22,7 +22,17 @@ from proxy_credentials import (
     with_credentials,
 )
 from servers.script import in_child, run
-from servers.scripted import Action, Request, ScriptedServer, Tunnel, ok, redirect, status
+from servers.scripted import (
+    Action,
+    Fin,
+    Reply,
+    Request,
+    ScriptedServer,
+    Tunnel,
+    ok,
+    redirect,
+    status,
+)
 
 import zfast
 from zfast import Client, demo
@@ -231,6 +241,40 @@ def test_a_tunnel_whose_reply_never_ends(
     assert 0.5 <= time.monotonic() - began < 3
     # The thread that dialled has let go of it.
     proxy.wait_for(lambda: not proxy.open_connections)
+
+
+@pytest.mark.parametrize("reply", [b"\x1b[2J2026-01-01 CRITICAL\r\n\r\n", b""])
+def test_a_tunnel_whose_reply_is_no_http(
+    scripted: Start, caplog: pytest.LogCaptureFixture, reply: bytes
+) -> None:
+    proxy = scripted(lambda _: [reply, Fin()])
+    manager = urllib3.ProxyManager(proxy.url)
+    with pytest.raises(zfast.ConnectionFailedError, match="to CONNECT is not HTTP") as raised:
+        Client("https://origin.example", pool_manager=manager, retries=1).get("key")
+    assert str(raised.value).isprintable()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_what_a_tunnel_is_refused_with_is_shown_as_text(scripted: Start) -> None:
+    proxy = scripted(lambda _: [Reply(403, reason="\x1b[31mFORGED\x07")])
+    manager = urllib3.ProxyManager(proxy.url)
+    with pytest.raises(zfast.AccessError, match="FORGED") as raised:
+        Client("https://origin.example", pool_manager=manager).get("key")
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("target", ["http://origin.example", "https://origin.example"])
+@pytest.mark.parametrize("value", ["Basic s3cret\n", "Basic s3cret\r\nEvil: 1"])
+def test_a_field_that_no_proxy_gets(
+    scripted: Start, caplog: pytest.LogCaptureFixture, target: str, value: str
+) -> None:
+    caplog.set_level(logging.DEBUG, "zfast")
+    proxy = scripted(echo)
+    manager = urllib3.ProxyManager(proxy.url, proxy_headers={"Proxy-Authorization": value})
+    with pytest.raises(zfast.ConfigurationError, match="cannot be sent") as raised:
+        Client(target, pool_manager=manager).get("key")
+    assert "s3cret" not in f"{shown(raised.value)}{pickle.dumps(raised.value)!r}{caplog.text}"
+    assert proxy.requests == []
 
 
 # ------------------------------------------------------------------------------------- by origin

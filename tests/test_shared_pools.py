@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -99,6 +100,23 @@ def test_a_long_read_gives_others_their_turn(scripted: Start, maxsize: int) -> N
         had_theirs.set()
         assert long.result() == [key.encode() for key in keys]
     assert len(server.open_connections) <= maxsize
+
+
+def test_between_two_turns_nobody_is_forgotten(scripted: Start) -> None:
+    # Each turn is longer than anybody waits for a pool that others do not have.
+    def slow(request: Request) -> Iterable[Action]:
+        time.sleep(0.7)
+        return [ok(request.key.encode())]
+
+    server = scripted(slow)
+    manager = urllib3.PoolManager(maxsize=1, block=True)
+    clients = [
+        Client(server.url, pool_manager=manager, timeout=seconds, retries=0)
+        for seconds in (20, 21, 22, 23)
+    ]
+    with ThreadPoolExecutor(4) as threads:
+        reads = [threads.submit(client.get, "key") for client in clients for _ in range(2)]
+        assert [read.result() for read in reads] == [b"key"] * 8
 
 
 def test_a_pool_that_is_shared_with_urllib3(scripted: Start) -> None:

@@ -18,7 +18,17 @@ import trustme
 import urllib3
 from servers.leaks import open_descriptors, wait_until
 from servers.script import in_child
-from servers.scripted import Action, Fin, Request, Reset, ScriptedServer, Tunnel, blackhole, ok
+from servers.scripted import (
+    Action,
+    Fin,
+    Request,
+    Reset,
+    ScriptedServer,
+    Tunnel,
+    blackhole,
+    ok,
+    status,
+)
 from urllib3.connection import HTTPConnection
 
 import zfast
@@ -118,6 +128,29 @@ def all_at_once(count: int) -> Callable[[Request], Iterable[Action]]:
 
 
 ANSWERED_ONCE = [1, 1]
+
+
+@pytest.mark.parametrize("code", [500, 502, 503, 504])
+def test_where_one_address_fails_a_retry_takes_another(
+    pair: Callable[..., Pair], code: int
+) -> None:
+    servers = pair(handler=[lambda _: [status(code)], echo])
+    client = client_of(servers[0])
+    for number in range(10):
+        assert client.get(str(number)) == str(number).encode()
+    # What it had of others then, it does not ask again.
+    assert len(servers[0].requests) <= 1
+    assert client.stats()["failed"] == 0
+
+
+def test_who_says_when_to_come_again_is_believed(pair: Callable[..., Pair]) -> None:
+    def busy(request: Request) -> Iterable[Action]:
+        return [status(503, retry_after="0")] if request.index == 0 else echo(request)
+
+    servers = pair(handler=[busy, busy])
+    client = client_of(servers[0], max_concurrency=1)
+    assert client.get("key") == b"key"
+    assert sum(connected(servers)) == 1
 
 
 # ----------------------------------------------------------------------------------------- spread

@@ -131,17 +131,28 @@ def test_a_client_certificate(
 
 
 @pytest.mark.usefixtures("tls_path")
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        (ssl.TLSVersion.TLSv1_2, "HANDSHAKE_FAILURE"),
+        # In TLS 1.3 the server says so after the handshake, in answer to the request.
+        (ssl.TLSVersion.TLSv1_3, "certificate required"),
+    ],
+)
 def test_a_client_certificate_that_is_asked_for_and_not_there(
-    scripted: Start, tls_ca: trustme.CA, tls_ca_file: str
+    scripted: Start,
+    tls_ca: trustme.CA,
+    tls_ca_file: str,
+    version: ssl.TLSVersion,
+    says: str,
 ) -> None:
-    # In TLS 1.3 the server says so after the handshake, in answer to the request.
     context = served(tls_ca, "127.0.0.1")
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.minimum_version = context.maximum_version = version
     context.verify_mode = ssl.CERT_REQUIRED
     tls_ca.configure_trust(context)
     server = scripted(echo, tls=context)
     client = Client(server.url, ca_certs=tls_ca_file, retries=10)
-    with pytest.raises(zfast.ConnectionFailedError, match="certificate required") as raised:
+    with pytest.raises(zfast.ConnectionFailedError, match=says) as raised:
         client.get("key")
     assert raised.value.attempts == 1
     assert server.requests == []

@@ -102,7 +102,7 @@ class _Flight:
             return
         loop = served[1][0].get_loop()
         if loop.is_closed():
-            self._batch.cancel(index)
+            self._batch.cancel_some([index])
             return
         self._left.add(index)
         if loop.time() > self._cancels_until:
@@ -115,10 +115,10 @@ class _Flight:
         if self._served.keys() <= self._left:
             self._batch.cancel()
             self._left.clear()
-        while self._left:
-            index = next(iter(self._left))
-            self._batch.cancel(index)
-            self._left.discard(index)
+            return
+        left = list(self._left)
+        self._batch.cancel_some(left)
+        self._left.difference_update(left)
 
     def fail(self, error: Exception) -> None:
         for _, reads in self._served.values():

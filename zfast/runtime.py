@@ -111,6 +111,10 @@ def _start() -> Engine:
         setting("dial_threads"),
         setting("decode_threads"),
     )
+    if _engine is not None and not _engine.stopped:
+        # Of a signal's handler that read meanwhile.
+        engine.stop()
+        return _engine
     _threads.clear()
     try:
         _add_threads(engine, min(_FIRST_THREADS, setting("dial_threads")))

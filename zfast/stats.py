@@ -31,11 +31,11 @@ def stats() -> dict[str, Any]:
         connections), ``hedges`` (requests sent a second time because their answer
         was late), ``hedge_wins`` (of which the second answer came first),
         ``ranges_ignored`` (reads of a part for which the server sent the whole object),
-        ``throttled`` (answers 429 and 503); ``first_byte`` and ``transfer``, histograms whose element b
-        counts times below 2**b µs that no earlier element counts; ``connections_reused``, requests
-        on a connection that had carried another, and ``connections_opened``, of a client the
-        requests that were the first on theirs; ``fallback_reads``, served by way of Python's ssl;
-        ``fallback_chunks``, read by zarr's own codec pipeline.
+        ``throttled`` (answers 429 and 503); ``first_byte`` and ``transfer``, histograms whose
+        element b counts times below 2**b µs that no earlier element counts; ``connections_reused``,
+        requests on a connection that had carried another, and ``connections_opened``, of a client
+        the requests that were the first on theirs; ``fallback_reads``, served by way of Python's
+        ssl; ``fallback_chunks``, read by zarr's own codec pipeline.
         Of the process also ``connections_pooled`` (those that came open out of a urllib3 pool),
         ``connections_closed``, ``connections_through_python``, ``batches_attended`` (small ones,
         whose I/O the thread did that waited for them), and of this moment ``in_flight``,

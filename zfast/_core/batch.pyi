@@ -1,4 +1,5 @@
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 from zfast._core.buffers import Body
@@ -125,8 +126,11 @@ class Batch:
             Whether the batch is complete; its waker was not told of it then.
         """
 
-    def cancel(self, index: int = -1) -> None:
-        """End one read (or all, with -1) as CANCELLED, unless it is complete."""
+    def cancel(self) -> None:
+        """End all reads that are not complete as CANCELLED."""
+
+    def cancel_some(self, indexes: Collection[int]) -> None:
+        """The same of these reads alone; takes as long for many as for one."""
 
     def unpin(self) -> None:
         """Let go of the callers' buffers; the engine does when the batch is complete."""

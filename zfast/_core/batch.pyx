@@ -13,6 +13,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uintptr_t
 from libcpp.deque cimport deque
+from libcpp.vector cimport vector
 from posix.signal cimport sigset_t
 from posix.unistd cimport close, getpid
 
@@ -26,7 +27,7 @@ from zfast._core.extern.pthread cimport (
     zfast_cond_init,
 )
 from zfast._core.extern.sockets cimport MSG_DONTWAIT, recv
-from zfast._core.finishing cimport scheduler_cancel
+from zfast._core.finishing cimport scheduler_cancel, scheduler_cancel_all
 from zfast._core.origins cimport batch_holds, batch_lets_go, origin_known
 from zfast._core.policy cimport Policy
 from zfast._core.reactor cimport reactor_attend
@@ -109,6 +110,10 @@ cdef class Waker:
 cdef _disown_notices(Engine engine, Notices* notices):
     cdef bint last
     if engine.pid != getpid():
+        # A forked child's own descriptor; the rest a thread of the parent may have been at.
+        if notices.wake_fd >= 0:
+            close(notices.wake_fd)
+            notices.wake_fd = -1
         return
     pthread_mutex_lock(&engine.scheduler.lock)
     notices.owners -= 1
@@ -310,15 +315,29 @@ cdef class Batch:
         scheduler_submit(self.engine.scheduler, self.state, now)
         pthread_mutex_unlock(&self.engine.scheduler.lock)
 
-    def cancel(self, long long index=-1):
-        """End one read (or all, with -1) as CANCELLED, unless it is complete."""
+    def cancel(self):
+        """End all reads that are not complete as CANCELLED."""
         if self.engine.pid != getpid():
             return
         pthread_mutex_lock(&self.engine.scheduler.lock)
-        scheduler_cancel(self.engine.scheduler, self.state, index, STATUS_CANCELLED)
-        if index < 0:
-            # Whoever was to add to it has gone.
-            scheduler_seal(self.engine.scheduler, self.state)
+        scheduler_cancel_all(self.engine.scheduler, self.state, STATUS_CANCELLED)
+        # Whoever was to add to it has gone.
+        scheduler_seal(self.engine.scheduler, self.state)
+        pthread_mutex_unlock(&self.engine.scheduler.lock)
+
+    def cancel_some(self, indexes):
+        """The same of these reads alone; takes as long for many as for one."""
+        cdef vector[char] chosen
+        cdef size_t index
+        if self.engine.pid != getpid() or not indexes:
+            return
+        chosen.resize(self.state.requests.size())
+        for index in indexes:
+            if index >= chosen.size():
+                raise IndexError(f"the batch has {chosen.size()} reads, no {index}")
+            chosen[index] = True
+        pthread_mutex_lock(&self.engine.scheduler.lock)
+        scheduler_cancel(self.engine.scheduler, self.state, chosen, STATUS_CANCELLED)
         pthread_mutex_unlock(&self.engine.scheduler.lock)
 
     def unpin(self):

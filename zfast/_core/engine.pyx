@@ -32,7 +32,7 @@ from zfast._core.extern.pthread cimport (
     zfast_cond_init,
 )
 from zfast._core.extern.sockets cimport POLLIN, pollfd
-from zfast._core.finishing cimport scheduler_cancel, scheduler_finish
+from zfast._core.finishing cimport scheduler_cancel_all, scheduler_finish
 from zfast._core.leases cimport lease_drop_twin, lease_lose, lease_retire
 from zfast._core.origins cimport (
     origin_forget,
@@ -422,7 +422,7 @@ cdef class Engine:
             for entry in s.batches:
                 batches.push_back(entry.second)
             for batch in batches:
-                scheduler_cancel(s, batch, -1, STATUS_CLOSED)
+                scheduler_cancel_all(s, batch, STATUS_CLOSED)
             s.stopping = True
             for worker in s.workers:
                 wake(worker)

@@ -13,12 +13,21 @@ from cython.operator cimport dereference, postincrement
 
 from zfast._core.counters cimport count
 from zfast._core.extern.pthread cimport pthread_cond_signal
-from zfast._core.lanes cimport lanes_enqueue, lanes_withdraw
+from zfast._core.lanes cimport is_chosen, lanes_enqueue, lanes_withdraw
 from zfast._core.retry cimport MISHAP_CONNECT, retry_delay
 from zfast._core.scheduler cimport scheduler_complete, scheduler_notice
 from zfast._core.splitting cimport SPLIT_AGAIN, SPLIT_ENDS, SPLIT_FAILS, SplitStep, split_ended
 from zfast._core.state cimport Request_ptr, wake
 from zfast._core.types cimport STATUS_CANCELLED, STATUS_MISSING, STATUS_OK
+
+
+cdef vector[char] chosen_of(const BatchState* batch, long long index) noexcept nogil:
+    # Which of its requests; none at all stands for every one, as an index of -1 does.
+    cdef vector[char] chosen
+    if index >= 0:
+        chosen.resize(batch.requests.size())
+        chosen[<size_t>index] = True
+    return chosen
 
 
 cdef Request* _whole_range(Scheduler* s, Request* request, Status* code) noexcept nogil:
@@ -27,7 +36,7 @@ cdef Request* _whole_range(Scheduler* s, Request* request, Status* code) noexcep
     cdef BatchState* batch = <BatchState*>lead.batch
     cdef SplitStep step = split_ended(s, request, code)
     if step == SPLIT_FAILS:
-        _cancel(s, batch, <long long>lead.index, STATUS_CANCELLED)
+        _cancel(s, batch, chosen_of(batch, <long long>lead.index), STATUS_CANCELLED)
     elif step == SPLIT_AGAIN:
         lead.cancelled = lead.unwanted
         if lead.cancelled == STATUS_OK:
@@ -71,7 +80,7 @@ cdef void scheduler_end(Scheduler* s, Request* request, Status code) noexcept no
         count(&request.profile.counters.failed, 1)
         if batch.fail_fast and not batch.failed:
             batch.failed = True
-            scheduler_cancel(s, batch, -1, STATUS_CANCELLED)
+            scheduler_cancel_all(s, batch, STATUS_CANCELLED)
     batch.outstanding -= 1
     if batch.notices != NULL and batch.notify_each and not s.exiting:
         if batch.attended:
@@ -121,14 +130,14 @@ cdef bint scheduler_retry(
 
 
 cdef void _cancel_waiting(
-    Scheduler* s, BatchState* batch, long long index, vector[Request_ptr]* cancelled
+    Scheduler* s, BatchState* batch, const vector[char]& chosen, vector[Request_ptr]* cancelled
 ) noexcept nogil:
     cdef multimap[double, Request_ptr].iterator due = s.delayed.begin()
     cdef Request* request
-    lanes_withdraw(batch, index, cancelled)
+    lanes_withdraw(batch, chosen, cancelled)
     while due != s.delayed.end():
         request = dereference(due).second
-        if request.batch == batch and (index < 0 or request.index == <size_t>index):
+        if request.batch == batch and is_chosen(chosen, request.index):
             cancelled.push_back(request)
             due = s.delayed.erase(due)
         else:
@@ -136,22 +145,22 @@ cdef void _cancel_waiting(
 
 
 cdef void _cancel(
-    Scheduler* s, BatchState* batch, long long index, Status code
+    Scheduler* s, BatchState* batch, const vector[char]& chosen, Status code
 ) noexcept nogil:
     # What waits is finished at once; what is on a lease, by the lease's worker, which is woken.
     cdef vector[Request_ptr] cancelled
     cdef Request* request
     cdef size_t at
-    _cancel_waiting(s, batch, index, &cancelled)
+    _cancel_waiting(s, batch, chosen, &cancelled)
     for at in range(batch.requests.size()):
-        if index < 0 or at == <size_t>index:
+        if is_chosen(chosen, at):
             batch.requests[at].cancelled = code
             if batch.requests[at].with_python or batch.requests[at].parked:
                 batch.requests[at].with_python = batch.requests[at].parked = False
                 cancelled.push_back(&batch.requests[at])
     for at in range(batch.parts.size()):
         request = &batch.parts[at]
-        if request.batch != NULL and (index < 0 or request.index == <size_t>index):
+        if request.batch != NULL and is_chosen(chosen, request.index):
             request.cancelled = code
     for worker in s.workers:
         worker.scan = True
@@ -161,14 +170,18 @@ cdef void _cancel(
 
 
 cdef void scheduler_cancel(
-    Scheduler* s, BatchState* batch, long long index, Status code
+    Scheduler* s, BatchState* batch, const vector[char]& chosen, Status code
 ) noexcept nogil:
     cdef size_t at
     if batch.done or not batch.submitted:
         return
-    if index < 0:
+    if chosen.empty():
         batch.cancelled = code
     for at in range(batch.requests.size()):
-        if index < 0 or at == <size_t>index:
+        if is_chosen(chosen, at):
             batch.requests[at].unwanted = code
-    _cancel(s, batch, index, code)
+    _cancel(s, batch, chosen, code)
+
+
+cdef void scheduler_cancel_all(Scheduler* s, BatchState* batch, Status code) noexcept nogil:
+    scheduler_cancel(s, batch, vector[char](), code)

@@ -92,9 +92,9 @@ cdef long lanes_ready(Scheduler* s, Origin* origin, long enough) noexcept nogil:
 
 
 cdef void lanes_withdraw(
-    BatchState* batch, long long index, vector[Request_ptr]* withdrawn
+    BatchState* batch, const vector[char]& chosen, vector[Request_ptr]* withdrawn
 ) noexcept nogil:
-    # Takes the batch's waiting requests (or the one, if it waits) out of their lanes.
+    # Takes those of the batch's requests that wait out of their lanes.
     cdef deque[Request_ptr] kept
     cdef Origin* origin
     cdef Request* request
@@ -102,7 +102,7 @@ cdef void lanes_withdraw(
         origin = <Origin*>entry.first
         kept.clear()
         for request in entry.second.waiting:
-            if index < 0 or request.index == <size_t>index:
+            if is_chosen(chosen, request.index):
                 withdrawn.push_back(request)
                 origin.pending -= 1
             else:

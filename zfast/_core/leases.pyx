@@ -17,7 +17,7 @@ from zfast._core.governor cimport (
     governor_room,
 )
 from zfast._core.lanes cimport lanes_list, lanes_ready
-from zfast._core.request cimport Request
+from zfast._core.request cimport Profile, Request
 from zfast._core.state cimport (
     CALL_CLOSE,
     CALL_DIAL,
@@ -199,17 +199,35 @@ cdef bint origin_can_dial(const Scheduler* s, const Origin* origin) noexcept nog
 
 cdef bint _may_have_one_more(Scheduler* s, double now) noexcept nogil:
     # While hosts that answer nobody are at all the connections there are, a host without any has
-    # one more than that; but not where descriptors are what is short.
+    # one more than that, for each of those; but not where descriptors are what is short.
+    cdef int beyond = s.leases + s.dialling + s.leaving - s.max_leases
+    cdef int hanging = 0
     if s.dialling == 0 or s.max_leases < s.max_in_flight or s.restore_after > 0:
         return False
     for entry in s.origins:
-        if entry.second.leases == 0 and entry.second.dialling > 0 and (
-                entry.second.dialled_at + HANGS_SECONDS <= now):
-            return True
+        hanging += entry.second.leases == 0 and entry.second.dials_begun > 0 and (
+            entry.second.dialled_at + HANGS_SECONDS <= now)
+    if beyond < hanging:
+        return True
     if s.next_starving == 0:
         s.next_starving = now + HANGS_SECONDS
         wake(s.workers[0])
     return False
+
+
+cdef long _hedges_ready(Origin* origin) noexcept nogil:
+    # How many of them their clients let go out now.
+    cdef const Profile* profile = NULL
+    cdef long ready = 0
+    cdef long allowed = 0
+    for lease in origin.hedges:
+        if lease.request.profile != profile:
+            profile = lease.request.profile
+            allowed = profile.max_in_flight - profile.in_flight.load()
+        if allowed > 0:
+            allowed -= 1
+            ready += 1
+    return ready
 
 
 cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
@@ -223,7 +241,7 @@ cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
         return
     bearable = governor_room(&origin.governor, origin_in_flight(origin), now)
     wanted = min(bearable, lanes_ready(s, origin, idle + origin.dialling + s.max_leases))
-    wanted = max(0, wanted - idle) + <long>origin.hedges.size() - origin.dialling
+    wanted = max(0, wanted - idle) + _hedges_ready(origin) - origin.dialling
     if origin.max_leases:
         wanted = min(wanted, <long>(
             origin.max_leases - origin.leases - origin.dialling - origin.leaving

@@ -10,6 +10,7 @@ from libcpp.vector cimport vector
 from zfast._core.counters cimport count, record_time
 from zfast._core.exchange cimport (
     CONCLUDED_BROKEN,
+    CONCLUDED_FAILURE,
     CONCLUDED_MISSING,
     CONCLUDED_OK,
     CONCLUDED_REDIRECT,
@@ -113,6 +114,23 @@ cdef void _distrust_idle(Scheduler* s, Lease* lease) noexcept nogil:
             lease_retire(s, other, False)
 
 
+cdef void _distrust_address(Scheduler* s, Lease* lease) noexcept nogil:
+    # One of a host's servers fails where others may not: what is asked of it next, and again, is
+    # asked of those. The pool hears that the connections are no good, and chooses another address.
+    cdef vector[Lease*] idle = lease.origin.idle
+    for other in idle:
+        if other.address == lease.address:
+            lease_retire(s, other, False)
+    lease.broken = True
+    lease.exchange.reusable = False
+
+
+cdef inline bint _blames_address(const Lease* lease) noexcept nogil:
+    # Who says when to come again speaks for the host as a whole.
+    return lease.address and lease.exchange.parser.head.status >= 500 and (
+        lease.exchange.parser.head.retry_after_value.offset == 0)
+
+
 cdef bint _leaves_it(Scheduler* s, Lease* lease, double now) noexcept nogil:
     # Of two that carry one request: whether this one goes, and the other has or gets the answer.
     cdef Exchange* exchange = &lease.exchange
@@ -122,7 +140,8 @@ cdef bint _leaves_it(Scheduler* s, Lease* lease, double now) noexcept nogil:
     if request.claimant == NULL:
         if exchange.conclusion == CONCLUDED_STATUS:
             _note_status(s, lease, request, True, now)
-        elif exchange.conclusion != CONCLUDED_BROKEN:
+        elif exchange.conclusion not in (CONCLUDED_BROKEN, CONCLUDED_FAILURE):
+            # What came in place of a response, which nobody has claimed, is a fault alike.
             return False
         elif not _was_stale(lease, exchange.code):
             _note_failure(lease, now)
@@ -215,6 +234,8 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
             s, request, MISHAP_STATUS, STATUS_BAD_STATUS, _retry_after(exchange), now
         )
         _note_status(s, lease, request, waits, now)
+        if _blames_address(lease):
+            _distrust_address(s, lease)
     elif conclusion == CONCLUDED_REDIRECT:
         scheduler_redirect(s, request)
     else:

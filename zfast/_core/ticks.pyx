@@ -8,7 +8,7 @@ from libcpp.vector cimport vector
 from cython.operator cimport dereference
 
 from zfast._core.buffers cimport buffers_trim
-from zfast._core.finishing cimport scheduler_cancel
+from zfast._core.finishing cimport scheduler_cancel_all
 from zfast._core.lanes cimport lanes_enqueue
 from zfast._core.leases cimport lease_has_ended, lease_retire, lease_watch_idle
 from zfast._core.request cimport Request
@@ -31,7 +31,7 @@ cdef void _expire(Scheduler* s, double now) noexcept nogil:
             s.next_deadline = batch.deadline
     for batch in expired:
         batch.deadline = 0
-        scheduler_cancel(s, batch, -1, STATUS_DEADLINE)
+        scheduler_cancel_all(s, batch, STATUS_DEADLINE)
 
 
 cdef void _sweep_idle(Scheduler* s, double now) noexcept nogil:

@@ -15,6 +15,7 @@ import time
 import zlib
 from collections import Counter
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urljoin
 from weakref import WeakKeyDictionary
@@ -57,7 +58,8 @@ class _Lease:
     """A connection out of its pool: about to be opened, with the engine, or on its way back.
 
     `own` says that the pool is of a user's manager; `address` is where the connection leads, as
-    `addresses` counts it, a proxy's where there is one; `far` is its end of the relay, if any.
+    `addresses` counts it, a proxy's where there is one, and `of_several` whether the host has
+    others; `far` is its end of the relay, if any.
     """
 
     origin: int
@@ -65,6 +67,7 @@ class _Lease:
     connection: Any
     own: bool
     address: str = ""
+    of_several: bool = False
     far: socket.socket | None = None
 
 
@@ -96,7 +99,9 @@ def _dial(calls: Calls, origin_id: int) -> None:
         close_unless_idle(lease.connection)
         used = not lease.connection.is_closed
         timeout = origin.connections.connect_timeout
-        lease.address = open_connection(lease.pool, lease.connection, origin.scheme, timeout)
+        lease.address, lease.of_several = open_connection(
+            lease.pool, lease.connection, origin.scheme, timeout
+        )
         _lend(calls, lease_id, lease, used)
     except BaseException as error:
         code, number, detail = Status.CONNECT_FAILED, 0, type(error).__name__
@@ -121,7 +126,9 @@ def _dial(calls: Calls, origin_id: int) -> None:
                 )
         # Last, here and elsewhere: a handler of the program's may raise.
         _log.debug("no connection to %s: %s", origin, without_secrets(detail))
-        if not isinstance(error, (OSError, HTTPError, CertificateError, RuntimeError)):
+        if not isinstance(
+            error, (OSError, HTTPError, HTTPException, CertificateError, RuntimeError)
+        ):
             raise
 
 
@@ -167,7 +174,7 @@ def _lend(calls: Calls, lease_id: int, lease: _Lease, used: bool) -> None:
         used,
         lease.far is None,
         session,
-        zlib.crc32(lease.address.encode()) or 1,
+        (zlib.crc32(lease.address.encode()) or 1) if lease.of_several else 0,
     )
     if lease.far is not None:
         # Not before there is somebody to be told of the session's end.

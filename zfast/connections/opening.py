@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import http.client
 import io
 import re
 import socket
@@ -35,6 +36,7 @@ from zfast import runtime
 from zfast._core.types import Status
 from zfast.addresses import Addresses
 from zfast.connections.origins import tunnels
+from zfast.connections.sessions import fault_of
 
 __all__ = [
     "NO_DESCRIPTOR",
@@ -51,13 +53,17 @@ NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _PATIENCE_SECONDS = 2.0
 # What a proxy says of itself for now: too slow, too early, too many (RFC 9110, RFC 8470, RFC 6585).
 _PASSING = (408, 425, 429)
+# As OpenSSL says that the two sides do not suit each other.
+_INCOMPATIBLE = ("alert handshake failure", "alert protocol version", "unsupported protocol")
+_UNPRINTABLE = re.compile(r"[^ -~\u00a1-\ud7ff\ue000-\U0010ffff]+")
 # For so long a host with one address is taken to have no more, and is asked for by urllib3 alone.
 _SINGLE_SECONDS = 30.0
-_MOST_SINGLE = 1024
+_MOST_HOSTS = 1024
 
 # To be used under `runtime.fork_guard`.
 addresses = Addresses()
 _single_until: dict[tuple[str, int], float] = {}
+_several: dict[tuple[str, int], None] = {}
 
 
 def close_unless_idle(connection: Any) -> None:
@@ -85,7 +91,9 @@ def _holds_back(sock: Any) -> bool:
     return not isinstance(sock, socket.socket)
 
 
-def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | None) -> str:
+def open_connection(
+    pool: Any, connection: Any, scheme: str, timeout: float | None
+) -> tuple[str, bool]:
     """Have a connection of `pool` be open, as it is before urllib3 sends a request.
 
     Parameters
@@ -103,6 +111,8 @@ def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | No
     -------
     str
         The address that it leads to, which `addresses` counts from now on; "" for none.
+    bool
+        Whether its host has others.
     """
     _refuse_http2(connection)
     connection.timeout = timeout
@@ -117,8 +127,8 @@ def open_connection(pool: Any, connection: Any, scheme: str, timeout: float | No
     if not spread.address and (peer := peer_of(connection.sock)):
         with runtime.fork_guard:
             addresses.hold(peer, time.monotonic())
-        return peer
-    return spread.address
+        return peer, (connection._dns_host, connection.port) in _several
+    return spread.address, bool(spread.address)
 
 
 def _refuse_http2(connection: Any) -> None:
@@ -277,12 +287,19 @@ def _addresses_of(host: str, port: int) -> list[str]:
         # urllib3 finds out as well, and has words for it.
         return []
     names = list(dict.fromkeys(_shown(entry[4]) for entry in found))
-    if len(names) < 2:
-        with runtime.fork_guard:
-            if len(_single_until) >= _MOST_SINGLE:
-                _single_until.clear()
+    with runtime.fork_guard:
+        if len(names) < 2:
+            _make_room(_single_until)
             _single_until[host, port] = now + _SINGLE_SECONDS
+        else:
+            _make_room(_several)
+            _several[host, port] = None
     return names
+
+
+def _make_room(known: dict[Any, Any]) -> None:
+    if len(known) >= _MOST_HOSTS:
+        known.clear()
 
 
 def _shown(address: Any) -> str:
@@ -324,11 +341,19 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
     """What a connection that could not be opened is to the engine; see `Calls.dial_failed`."""
     chain = list(_causes(error))
     number = _number(error)
-    detail = _text(error) or type(error).__name__
+    # A proxy's words among it, which are not to move the cursor of who reads them.
+    detail = _UNPRINTABLE.sub("?", _text(error) or type(error).__name__)
+    if isinstance(error, http.client.HTTPException):
+        return Status.CONNECT_FAILED, 0, "what it replies to CONNECT is not HTTP/1.1"
+    if isinstance(error, ValueError) and type(error).__module__ == "builtins":
+        # http.client shows the value of a header that it refuses.
+        return Status.CONNECT_FAILED, 0, type(error).__name__
     if any(isinstance(e, (ssl.SSLCertVerificationError, CertificateError)) for e in chain) or (
         # Of urllib3 alone, such as one that misses the fingerprint it was told.
         isinstance(error, SSLError) and len(chain) == 1
     ):
+        return Status.TLS_FAILED, 0, detail
+    if any(isinstance(e, ssl.SSLError) and _is_for_good(e) for e in chain):
         return Status.TLS_FAILED, 0, detail
     if refusal := next(filter(None, map(_refusal, chain)), 0):
         return Status.TUNNEL_REFUSED, refusal, detail
@@ -343,6 +368,12 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
     return Status.CONNECT_FAILED, number, detail
 
 
+def _is_for_good(error: ssl.SSLError) -> bool:
+    """Whether a handshake would fail again: who is there will not have us, or speaks no TLS."""
+    reason, refuses = fault_of(error)
+    return refuses or reason.endswith(_INCOMPATIBLE)
+
+
 def _refusal(error: BaseException) -> int:
     """The status by which a proxy says no to CONNECT, and would again; 0 for none."""
     # http.client tells the status in these words alone.
@@ -354,6 +385,9 @@ def _refusal(error: BaseException) -> int:
 def _text(error: BaseException) -> str:
     """What it says of itself; "" where that fails, as it may for somebody else's exception."""
     try:
+        if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
+            # urllib3 has the connection before the message.
+            return str(error.args[-1])
         return str(error)
     except Exception:
         return ""
@@ -376,3 +410,4 @@ def forget() -> None:
     """In a forked child: nothing is open, and nothing known."""
     addresses.clear()
     _single_until.clear()
+    _several.clear()

@@ -111,11 +111,13 @@ class Connections:
         authority = f"{origin.scheme}://{shown}".encode("ascii")
         fields = f"Host: {shown}\r\n".encode("ascii")
         prefix = b""
-        if pool.proxy is not None and not tunnels(pool, origin.scheme):
-            # A forwarding proxy wants the whole URL (RFC 9112, 3.2.2), and to know who asks.
-            prefix = authority
-            for name, value in (pool.proxy_headers or {}).items():
-                fields += _field_line(name, value)
+        if pool.proxy is not None:
+            # Also those that go with a CONNECT: http.client would refuse one, and show its value.
+            of_proxy = b"".join(_field_line(*field) for field in (pool.proxy_headers or {}).items())
+            if not tunnels(pool, origin.scheme):
+                # A forwarding proxy wants the whole URL (RFC 9112, 3.2.2), and to know who asks.
+                prefix = authority
+                fields += of_proxy
         limit = pool.pool.maxsize if pool.block and pool.pool is not None else 0
         engine.add_origin(origin.id, authority, fields, prefix, limit)
 

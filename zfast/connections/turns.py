@@ -61,7 +61,8 @@ def take_turn(
     try:
         while True:
             with runtime.fork_guard:
-                if next((who for of, who in _line if of == place[0]), origin.id) == origin.id:
+                first = next((who for of, who in _line if of == place[0]), origin.id)
+                if first == origin.id:
                     try:
                         # Waits not here, where it would keep the process from forking.
                         connection = pool._get_conn(timeout=0)
@@ -76,7 +77,9 @@ def take_turn(
                 if has_none:
                     _line.setdefault(place)
             now = time.monotonic()
-            if now > began + (_EXCHANGE_SECONDS if has_none and holders else _FULL_POOL_SECONDS):
+            # Between two turns it is in the pool, and nobody holds it.
+            in_line = has_none and (holders or first != origin.id)
+            if now > began + (_EXCHANGE_SECONDS if in_line else _FULL_POOL_SECONDS):
                 raise EmptyPoolError(pool, "Pool is empty, and a new connection can't be opened.")
             # What others have of the pool may only be idling.
             engine.release_idle(holders)
