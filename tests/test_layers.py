@@ -67,7 +67,7 @@ LAYERS = (
     ("zfast._core.batch", "zfast._core.calls", "zfast._core.shard_indexes"),
     ("zfast._core.array_read",),
     ("zfast.config", "zfast.errors", "zfast.keys"),
-    ("zfast.recipes", "zfast.selections"),
+    ("zfast.checked_codecs", "zfast.recipes", "zfast.selections"),
     (
         "zfast.addresses",
         "zfast.locations",

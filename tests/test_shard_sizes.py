@@ -44,6 +44,27 @@ def test_all_shards_are_read_where_suffixes_are_refused(scripted: Scripted, told
     assert asked.count("bytes=0-0") == (0 if told else 4)
 
 
+def test_the_size_is_learned_where_suffixes_are_ignored(scripted: Scripted) -> None:
+    serve = ranged(stored())
+
+    def handle(request: Request) -> Reply:
+        if (request.range or "").startswith("bytes=-"):
+            return serve(replace(request, fields=request.fields.without("Range")))
+        return serve(request)
+
+    server = scripted(handle)
+    array = opened(FastStore(server.url))
+    np.testing.assert_array_equal(array[CORNER], VALUES[CORNER])
+    asked = [request.range for request in server.requests if request.key == FIRST]
+    # Nothing is asked for whole, and no suffix twice.
+    assert len(asked) == 3
+    assert asked[0] is not None
+    assert asked[0].startswith("bytes=-")
+    assert all(part and not part.startswith("bytes=-") for part in asked[1:])
+    np.testing.assert_array_equal(array[:], VALUES)
+    assert sum((r.range or "").startswith("bytes=-") for r in server.requests) == 1
+
+
 def test_a_shard_that_is_replaced_after_its_size_is_read_anew(scripted: Scripted) -> None:
     objects = stored()
     other = stored(OTHERS, coder="raw")[FIRST]

@@ -243,6 +243,8 @@ def test_a_copy_shares_the_client_too() -> None:
     store = FastStore("http://localhost:1/", headers={"X-Tenant": "1"})
     shallow, deep = copy.copy(store), copy.deepcopy(store)
     assert shallow == deep == store
+    manager = urllib3.PoolManager()
+    assert copy.deepcopy(FastStore("http://localhost:1/", pool_manager=manager)).url.endswith("/")
     shallow.close()
     deep.close()
     assert not store._client.closed

@@ -116,6 +116,10 @@ class KeyMapping(MutableMapping[str, bytes]):
     def __copy__(self) -> Self:
         return self.with_read_only(self._read_only)
 
+    def __deepcopy__(self, memo: Any) -> Self:
+        # Nothing of it changes, and connections have no copies.
+        return self.__copy__()
+
     # ---------------------------------------------------------------------------------- reading
 
     def _fetch(self, key: str, byte_range: Any = None) -> Body | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Inexpressible", "Recipes", "read_array"]
 
+
+# What is planned of a chunk takes about 1 KiB until the last of its batch has come: an array of
+# millions is read in so many chunks at a time.
+_MOST_PLANNED = 8192
 
 # A recipe and the order of its stored axes, or why there is none.
 _Compiled = tuple[Recipe, tuple[int, ...]] | str
@@ -151,43 +156,54 @@ async def read_array(
     operations = client._operations
     location = operations.location
     indexes = operations.shard_indexes(hub.engine, client._index_cache_size, client._suffix_ranges)
-    batch = Batch(hub.engine, client._deadline, hub.waker, fail_fast=True, open=True)
     # Not every dtype has a buffer; its bytes do.
     memory = out.view(f"V{out.dtype.itemsize}")
-    read = ArrayRead(
-        batch,
-        recipe,
-        indexes,
-        operations.policy,
-        operations.origin(),
-        memory,
-        fill.tobytes(),
-        len(items),
-        client._coalesce_gap,
-        client._coalesce_size,
-        hub.attends(),
-    )
 
     def recipe_of(spec: Any) -> tuple[Recipe, Callable[[Any, Any], Any]]:
         recipe, axes = recipes.get(spec, out.dtype)
         return recipe, partial(_placed, recipe, axes, out, drop_axes)
 
-    def feed() -> None:
-        named = *location.affixes(), location.target
-        try:
-            read.add(items, getter_type, store, *named, recipe_of, drop_axes)
-        finally:
-            read.seal()
+    async def read_some(items: Sequence[tuple[Any, ...]], deadline: float) -> list[bool]:
+        batch = Batch(hub.engine, deadline, hub.waker, fail_fast=True, open=True)
+        read = ArrayRead(
+            batch,
+            recipe,
+            indexes,
+            operations.policy,
+            operations.origin(),
+            memory,
+            fill.tobytes(),
+            len(items),
+            client._coalesce_gap,
+            client._coalesce_size,
+            hub.attends(),
+        )
 
-    await loops.wait(hub, batch, feed)
-    if batch.range_ignored and recipe.inner is None:
-        # Of shards the core itself knows best what was ignored.
-        indexes.expect_whole_objects()
-    failed = read.failure()
-    if failed is not None:
-        item, index = failed
-        raise operations.error(batch, index, items[item][0].path)
-    return read.missing()
+        def feed() -> None:
+            named = *location.affixes(), location.target
+            try:
+                read.add(items, getter_type, store, *named, recipe_of, drop_axes)
+            finally:
+                read.seal()
+
+        await loops.wait(hub, batch, feed)
+        if batch.range_ignored and recipe.inner is None:
+            # Of shards the core itself knows best what was ignored.
+            indexes.expect_whole_objects()
+        failed = read.failure()
+        if failed is not None:
+            item, index = failed
+            raise operations.error(batch, index, items[item][0].path)
+        return read.missing()
+
+    if len(items) <= _MOST_PLANNED:
+        return await read_some(items, client._deadline)
+    missing: list[bool] = []
+    began = time.monotonic()
+    for start in range(0, len(items), _MOST_PLANNED):
+        left = client._deadline and max(client._deadline - (time.monotonic() - began), 0.001)
+        missing += await read_some(items[start : start + _MOST_PLANNED], left)
+    return missing
 
 
 def _placed(

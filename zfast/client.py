@@ -235,6 +235,10 @@ class Client:
     def __copy__(self) -> Client:
         return _rebuild(type(self), self._location, self._options)
 
+    def __deepcopy__(self, memo: Any) -> Client:
+        # Nothing of it changes, and connections have no copies.
+        return self.__copy__()
+
     def __enter__(self) -> Client:
         return self
 

@@ -7,23 +7,37 @@ Arrays on other stores are zarr's throughout.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import zarr
 from zarr.abc.store import RangeByteRequest
-from zarr.core.codec_pipeline import BatchedCodecPipeline, fill_value_or_default
+from zarr.core.array_spec import ArraySpec
+from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.registry import register_pipeline
 from zarr.storage import StorePath
 
+from zfast import checked_codecs
 from zfast._core.types import Status
 from zfast._mapping import KeyMapping
 from zfast.array_reads import Inexpressible, Recipes, read_array
-from zfast.errors import error_for
+from zfast.errors import ZfastError, error_for
+
+try:
+    from zarr.core.codec_pipeline import fill_value_or_default
+except ImportError:
+    # Before zarr 3.0.3.
+    def fill_value_or_default(chunk_spec: ArraySpec) -> Any:
+        value = chunk_spec.fill_value
+        dtype: Any = chunk_spec.dtype
+        return np.zeros((), dtype)[()] if value is None else value
+
 
 __all__ = ["FastCodecPipeline", "choose_pipeline"]
 
@@ -52,8 +66,13 @@ class FastCodecPipeline(BatchedCodecPipeline):
     def _recipes(self) -> Recipes:
         return Recipes(self)
 
+    @cached_property
+    def _checked(self) -> FastCodecPipeline:
+        return checked_codecs.checked(self)  # type: ignore[no-any-return]
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_recipes"}
+        kept = ("_recipes", "_checked")
+        return {name: value for name, value in vars(self).items() if name not in kept}
 
     async def read(  # type: ignore[override]
         self, batch_info: Iterable[Item], out: Any, drop_axes: tuple[int, ...] = ()
@@ -97,9 +116,17 @@ class FastCodecPipeline(BatchedCodecPipeline):
         """Have zarr's own pipeline read items of a FastStore, for a reason worth a log line."""
         _count_fallback(store, len(items), reason)
         watched = [(_Watched(path.store, path.path), *rest) for path, *rest in items]
-        statuses: Any = await super().read(  # type: ignore[func-returns-value]
-            watched, out, drop_axes
-        )
+        read = super(FastCodecPipeline, self._checked).read
+        try:
+            statuses: Any = await read(watched, out, drop_axes)  # type: ignore[func-returns-value]
+        except _NO_FAULT_OF_DATA:
+            raise
+        except Exception:
+            # Which of them it is, codecs do not say.
+            for item in watched:
+                with _naming(store, item[0].path):
+                    await read([item], out, drop_axes)
+            raise
         if statuses is None:
             statuses = tuple(
                 {"status": "missing" if item[0].missing else "present"} for item in watched
@@ -194,6 +221,35 @@ def _count_fallback(store: Any, chunks: int, reason: str) -> None:
     if reason not in said:
         said.add(reason)
         _log.info("zarr's own pipeline reads chunks of %s: %s", store.url, reason)
+
+
+# What a codec raises whatever the data are like, and what zarr says itself.
+_NO_FAULT_OF_DATA = (
+    ZfastError,
+    MemoryError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    getattr(zarr.errors, "BaseZarrError", ZfastError),
+)
+
+
+@contextlib.contextmanager
+def _naming(store: Any, key: str) -> Iterator[None]:
+    """Have what a codec raises name the chunk."""
+    try:
+        yield
+    except _NO_FAULT_OF_DATA:
+        raise
+    except Exception as error:
+        raise error_for(
+            Status.CORRUPT,
+            url=store._client._operations.location.display(key),
+            key=key,
+            detail=f"{type(error).__name__}: {error}",
+        ) from error
 
 
 class _Watched(StorePath):

@@ -367,10 +367,7 @@ class FastStore(Store, KeyMapping):
     async def _put(self, items: Iterable[tuple[str, Buffer]], if_absent: bool = False) -> None:
         self._check_writable()
         client = self._use()
-        items = list(items)
-        for key, value in items:
-            if not isinstance(value, Buffer):
-                raise TypeError(f"the value of {key!r} is a {type(value).__name__}, not a Buffer")
+        items = [(key, _content_of(key, value)) for key, value in items]
         contents = self._contents(items)
         await client._run_async(functools.partial(client._operations.put_many, contents, if_absent))
 
@@ -409,7 +406,7 @@ class FastStore(Store, KeyMapping):
     def set_sync(self, key: str, value: Buffer) -> None:
         """Write a key without an event loop; the blocking twin of `set`."""
         self._use()
-        self._put_many([(key, value)])
+        self._put_many([(key, _content_of(key, value))])
 
     async def delete(self, key: str) -> None:
         """Delete a key; silent if it is missing.
@@ -512,6 +509,12 @@ def _coalesced(
     for byte_range in byte_ranges:
         _check_range(byte_range)
     return coalesced(byte_ranges, max_gap, max_size)
+
+
+def _content_of(key: str, value: Any) -> Buffer:
+    if not isinstance(value, Buffer):
+        raise TypeError(f"the value of {key!r} is a {type(value).__name__}, not a Buffer")
+    return value
 
 
 def _directory(prefix: str) -> str:

@@ -147,16 +147,23 @@ cdef const char* _zstd(
     return "zstd: the frame is corrupt"
 
 
-cdef const char* _blosc(
-    Contexts* contexts, const char* data, size_t size, char* into, size_t capacity, size_t* made
-) noexcept nogil:
-    cdef unsigned char flags
+cdef const char* _blosc_fault(const char* data, size_t size, size_t* made) noexcept nogil:
     if size < BLOSC_HEADER or load_le32(data + BLOSC_CBYTES) > size:
         return "blosc: the frame is truncated"
     if data[BLOSC_VERSION] != BLOSC_VERSION_FORMAT:
         return "blosc: the data is no frame of blosc 1"
     if _library.blosc_validate(data, size, made):
         return "blosc: the frame's header is corrupt, or there are bytes after its end"
+    return NULL
+
+
+cdef const char* _blosc(
+    Contexts* contexts, const char* data, size_t size, char* into, size_t capacity, size_t* made
+) noexcept nogil:
+    cdef unsigned char flags
+    cdef const char* fault = _blosc_fault(data, size, made)
+    if fault != NULL:
+        return fault
     flags = data[BLOSC_FLAGS]
     if made[0] == 0 or made[0] > capacity:
         return NULL
@@ -384,6 +391,18 @@ cdef _find():
 
 
 _find()
+
+
+def blosc_fault(const unsigned char[::1] data):
+    """What is wrong with the header and length of a frame of blosc; "" where nothing shows."""
+    cdef const char* fault = NULL
+    cdef const char* start = NULL
+    cdef size_t made = 0
+    if data.shape[0]:
+        start = <const char*>&data[0]
+    if _library.blosc_validate != NULL:
+        fault = _blosc_fault(start, <size_t>data.shape[0], &made)
+    return "" if fault == NULL else fault.decode()
 
 
 def sources():

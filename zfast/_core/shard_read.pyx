@@ -322,6 +322,12 @@ cdef void shard_end_size(Task* task, Request* request, Status code) noexcept nog
         task.shard.size = request.object_size
         task.shard.tag.clear()
         code = STATUS_OK
+    elif code == STATUS_OK and request.range_ignored and request.object_size >= 0 and (
+            request.wanted.kind == RANGE_SUFFIX):
+        # As Azure's: with the size that has come the same bytes are asked for from the start.
+        cache.knows_suffixes = False
+        task.shard.size = request.object_size
+        task.shard.tag = request.tag
     elif code == STATUS_OK and request.range_ignored:
         if request.wanted.kind == RANGE_SUFFIX:
             cache.knows_suffixes = False
