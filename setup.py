@@ -221,8 +221,7 @@ class Sdist(sdist):
             self.filelist.prune(os.path.join("asv_bench", made))
         for pattern in ("*.py[cod]", "*.so"):
             self.filelist.global_exclude(pattern)
-        for name in ("CHANGELOG.md",):
-            self.filelist.include(name)
+        self.filelist.include("CHANGELOG.md")
         super().make_distribution()
 
 

@@ -127,7 +127,8 @@ def test_urls_may_be_any_iterable(scripted: Start) -> None:
         (-5, 10, ValueError, "suffix"),
         (0, -1, ValueError, "negative"),
         ("ab", None, TypeError, None),
-        ([0.5, 1], None, TypeError, None),
+        ([0, 0.5], None, TypeError, r"urls\[1\]: 'float' object"),
+        ([0, 5], [9, -1], ValueError, r"urls\[1\]: .*negative"),
     ],
 )
 def test_ranges_that_make_no_sense(

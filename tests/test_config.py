@@ -16,9 +16,9 @@ import pytest
 import urllib3
 
 import zfast
-from zfast.client import ClientOptions
 from zfast.config import SETTINGS, config, setting, source
 from zfast.errors import ConfigurationError
+from zfast.options import ClientOptions
 
 
 def _core_count() -> int:

@@ -66,7 +66,8 @@ LAYERS = (
     ("zfast._core.engine",),
     ("zfast._core.batch", "zfast._core.calls", "zfast._core.shard_indexes"),
     ("zfast._core.array_read",),
-    ("zfast.config", "zfast.errors", "zfast.keys"),
+    ("zfast.checks", "zfast.errors", "zfast.keys"),
+    ("zfast.config",),
     ("zfast.checked_codecs", "zfast.recipes", "zfast.selections"),
     (
         "zfast.addresses",
@@ -77,12 +78,12 @@ LAYERS = (
         "zfast.runtime",
     ),
     ("zfast.connections",),
-    ("zfast.policy", "zfast.stats"),
+    ("zfast.options", "zfast.policy", "zfast.stats"),
     ("zfast.operations",),
     ("zfast.directories",),
     ("zfast.cat", "zfast.client"),
     ("zfast.array_reads", "zfast.arrivals", "zfast.collector"),
-    ("zfast._mapping",),
+    ("zfast._mapping", "zfast._zarr3"),
     ("zfast.pipeline",),
     ("zfast._zarr2", "zfast.store"),
     ("zfast",),
@@ -97,6 +98,7 @@ KNOWS_URLLIB3 = "zfast.connections"
 
 # Decides, and leaves the doing to others: no clock, no socket, no thread.
 PURE = (
+    "zfast.checks",
     "zfast._core.coalesce",
     "zfast._core.codecs",
     "zfast._core.crc32c",

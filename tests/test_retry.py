@@ -204,6 +204,10 @@ def test_dates(moment: datetime.datetime) -> None:
         (b"Thu, 29 Feb 2024 23:59:59 GMT", 1709251199),
         (b"Sat, 31 Dec 2016 23:59:60 GMT", 1483228800),
         (b"Fri, 01 Mar 2100 00:00:00 GMT", 4107542400),
+        (b"Sunday, 06-Nov-94 08:49:37 GMT", 784111777),
+        (b"Wednesday, 30-Nov-68 23:59:59 GMT", 3121545599),
+        (b"Sun Nov  6 08:49:37 1994", 784111777),
+        (b"Thu Feb 29 23:59:59 2024", 1709251199),
     ],
 )
 def test_known_dates(text: bytes, seconds: int) -> None:
@@ -216,8 +220,12 @@ def test_known_dates(text: bytes, seconds: int) -> None:
         b"",
         b"120",
         b"soon",
-        b"Sunday, 06-Nov-94 08:49:37 GMT",
-        b"Sun Nov  6 08:49:37 1994",
+        b"Sunday, 06-Nov-94 08:49:37 UTC",
+        b"Sunday 06-Nov-94 08:49:37 GMT",
+        b"Sunday, 06 Nov 94 08:49:37 GMT",
+        b"Sunday, 06-Nov-9x 08:49:37 GMT",
+        b"Sun Nov    08:49:37 1994",
+        b"Sun Nov  6 08:49:37 199x",
         b"Sun, 06 Nov 1994 08:49:37 UTC",
         b"Sun, 06 Nov 1994 08:49:37 +00",
         b"Sun, 06 Nox 1994 08:49:37 GMT",
@@ -233,10 +241,22 @@ def test_no_dates(text: bytes) -> None:
     assert parse_http_date(text) == -1
 
 
+@given(
+    st.datetimes(
+        datetime.datetime(1970, 1, 1),
+        datetime.datetime(2068, 12, 31),
+        timezones=st.just(datetime.UTC),
+    )
+)
+def test_obsolete_dates(moment: datetime.datetime) -> None:
+    for form in ("%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"):
+        assert parse_http_date(moment.strftime(form).encode()) == int(moment.timestamp())
+
+
 @given(st.binary(max_size=40) | st.binary(min_size=29, max_size=29))
 def test_any_bytes_are_a_date_or_none(text: bytes) -> None:
     seconds = parse_http_date(text)
-    assert seconds == -1 or (len(text) == 29 and text.endswith(b" GMT"))
+    assert seconds == -1 or len(text) == 24 or (len(text) >= 29 and text.endswith(b" GMT"))
 
 
 def test_formatdate_agrees() -> None:

@@ -43,6 +43,8 @@ async def test_many_writes_are_one_batch(scripted: Callable[..., ScriptedServer]
     assert objects == values
     assert store.stats()["batches"] == 1
     store.set_sync("c/0", buffer(b"again"))
+    with pytest.raises(TypeError, match="not a Buffer"):
+        store.set_sync("c/0", b"no buffer")  # type: ignore[arg-type]
     assert objects["c/0"] == b"again"
     store.delete_sync("c/0")
     assert "c/0" not in objects

@@ -117,6 +117,8 @@ def test_the_deadline_holds_in_a_pause(scripted: Scripted) -> None:
     outcomes = client.get_many([(str(at), None) for at in range(4)], on_error="return")
     assert 0.3 <= time.monotonic() - began < 5
     assert {type(outcome) for outcome in outcomes} == {DeadlineError}
+    # Those that were never sent, too.
+    assert all("asked to be left alone" in str(outcome) for outcome in outcomes[1:])
 
 
 def test_a_pause_holds_up_no_other_origin(scripted: Scripted) -> None:

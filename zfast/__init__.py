@@ -30,6 +30,7 @@ else:
 
 __version__ = _version("zfast")
 
+
 __all__ = [
     "AccessError",
     "Body",
@@ -53,3 +54,7 @@ __all__ = [
     "show_config",
     "stats",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,16 +10,18 @@ import functools
 import itertools
 import weakref
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from zfast._core.buffers import holds_objects
 from zfast.arrivals import Arrivals
+from zfast.client import Client
+from zfast.config import setting
 from zfast.errors import ConfigurationError, ConnectionFailedError
 from zfast.keys import check_object, names_object
+from zfast.options import ClientOptions, check_options
 
 if TYPE_CHECKING:
     from zfast._core.buffers import Body
-    from zfast.client import Client
 
 __all__ = ["KeyMapping"]
 
@@ -43,6 +45,17 @@ class KeyMapping(MutableMapping[str, bytes]):
     _sharers: weakref.WeakValueDictionary[int, KeyMapping]
 
     # ------------------------------------------------------------------------------- what it is
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        read_only: bool = True,
+        pipeline: bool | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        check_options(type(self).__name__, options)
+        self._set_up(Client(url, **options), read_only, setting("pipeline", pipeline))
 
     def _set_up(self, client: Client, read_only: bool, pipeline: bool) -> None:
         if read_only not in (True, False):

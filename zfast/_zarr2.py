@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Unpack
+from typing import Any
 
 from zarr.errors import ReadOnlyError  # type: ignore[attr-defined]
 from zarr.storage import Store  # type: ignore[attr-defined]
@@ -14,8 +14,7 @@ from zarr.util import (  # type: ignore[import-not-found]
 )
 
 from zfast._mapping import KeyMapping
-from zfast.client import Client, ClientOptions, check_options
-from zfast.config import setting
+from zfast.client import Client
 from zfast.directories import ZARR_2_DOCUMENTS
 from zfast.errors import ListingError
 from zfast.keys import names_object
@@ -52,17 +51,6 @@ class FastStore(KeyMapping, Store):
     pages and raises `ListingError` where it has none; arrays, groups and consolidated metadata
     open without.
     """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        read_only: bool = True,
-        pipeline: bool | None = None,
-        **options: Unpack[ClientOptions],
-    ) -> None:
-        check_options(type(self).__name__, options)
-        self._set_up(Client(url, **options), read_only, setting("pipeline", pipeline))
 
     def _set_up(self, client: Client, read_only: bool, pipeline: bool) -> None:
         super()._set_up(client, read_only, pipeline)

@@ -14,7 +14,7 @@ from zfast.config import setting
 from zfast.errors import ConfigurationError, error_for
 from zfast.locations.http import HTTPLocation
 from zfast.operations import OnError, first_failure, read_error
-from zfast.planner import span
+from zfast.planner import located, span
 from zfast.policy import header_fields, policy_for
 
 if TYPE_CHECKING:
@@ -120,6 +120,9 @@ def cat_ranges(
             if on_error == "raise":
                 raise
             results[index] = error
+        except (TypeError, ValueError) as error:
+            # Not the URL itself, which may have a password in it.
+            raise located(error, f"urls[{index}]") from None
         else:
             asked.append(index)
     if asked:

@@ -8,63 +8,32 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zfast import connections, loops, runtime
 from zfast._core.batch import Batch
 from zfast._core.buffers import Body
 from zfast._core.engine import Engine
 from zfast._core.types import Status
-from zfast.config import SETTINGS, setting
+from zfast.config import setting
 from zfast.directories import Directories
 from zfast.errors import error_for
 from zfast.locations.http import HTTPLocation
-from zfast.operations import NewBatch, ObjectInfo, OnError, Operations, Steps
+from zfast.operations import Course, NewBatch, ObjectInfo, OnError, Operations, Steps
+from zfast.planner import key_ranges
 from zfast.policy import header_fields, policy_for
 
 if TYPE_CHECKING:
     from zfast.connections import PoolManager, Retries, Timeouts
     from zfast.loops import Hub
 
-__all__ = ["Client", "ClientOptions", "ObjectInfo", "check_options"]
+__all__ = ["Client", "ObjectInfo"]
 
 T = TypeVar("T")
 # Client.list shadows the builtin inside its class.
 _Names = list[str]
 _Bodies = list[Body | None]
 _Results = list[Any]
-
-
-class ClientOptions(TypedDict, total=False):
-    """The options of a `Client`, which a store takes as well."""
-
-    headers: Mapping[str, str] | None
-    retries: Retries
-    timeout: Timeouts
-    deadline: float | None
-    pool_manager: PoolManager | None
-    ca_certs: str | None
-    max_concurrency: int | None
-    missing_status: Iterable[int] | int | None
-    index_cache_size: int | None
-    coalesce_gap: int | None
-    coalesce_size: int | None
-    suffix_ranges: bool | None
-
-
-def check_options(taker: str, options: Iterable[str]) -> None:
-    """Raise TypeError for an option that no client has, and say where it may belong."""
-    for name in options:
-        if name not in ClientOptions.__annotations__:
-            where = f"; it is a setting: zfast.config.set({name}=...)" if name in SETTINGS else ""
-            raise TypeError(f"{taker} takes no option {name!r}{where}")
-
-
-def _reads(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    reads = list(items)
-    if not all(isinstance(item, tuple | list) and len(item) == 2 for item in reads):
-        raise TypeError("give a (key, byte_range) for each read; (key, None) is all of the key")
-    return reads
 
 
 class Client:
@@ -321,14 +290,14 @@ class Client:
         ZfastError
             With "raise": the first failure; the other reads are cancelled.
         """
-        return self._run(functools.partial(self._operations.get_many, _reads(items), on_error))
+        return self._run(functools.partial(self._operations.get_many, key_ranges(items), on_error))
 
     async def get_many_async(
         self, items: Iterable[tuple[str, Any]], on_error: OnError = "raise"
     ) -> _Results:
         """Read many keys as one batch; the async twin of `get_many`."""
         return await self._run_async(
-            functools.partial(self._operations.get_many, _reads(items), on_error)
+            functools.partial(self._operations.get_many, key_ranges(items), on_error)
         )
 
     def read_into(self, key: str, byte_range: Any, buffer: Any) -> int:
@@ -496,13 +465,13 @@ class Client:
             engine.raise_limits(limit, runtime.connection_limit(limit))
         return engine
 
-    def _begin(self, operation: Callable[[NewBatch], Steps[T]]) -> _Course[T]:
-        return _Course(operation(functools.partial(Batch, self._engine(), self._deadline)))
+    def _begin(self, operation: Callable[[NewBatch], Steps[T]]) -> Course[T]:
+        return Course(operation(functools.partial(Batch, self._engine(), self._deadline)))
 
-    def _begin_async(self, operation: Callable[[NewBatch], Steps[T]]) -> tuple[Hub, _Course[T]]:
+    def _begin_async(self, operation: Callable[[NewBatch], Steps[T]]) -> tuple[Hub, Course[T]]:
         hub = loops.hub(self._engine())
         new_batch = functools.partial(Batch, hub.engine, self._deadline, hub.waker)
-        return hub, _Course(operation(new_batch))
+        return hub, Course(operation(new_batch))
 
     def _run(self, operation: Callable[[NewBatch], Steps[T]]) -> T:
         course = self._begin(operation)
@@ -529,23 +498,6 @@ class Client:
     ) -> AsyncIterator[str]:
         for name in await self._run_async(operation, aside=True):
             yield name
-
-
-class _Course(Generic[T]):
-    """An operation under way: its batches one after another, then its result."""
-
-    result: T
-
-    def __init__(self, steps: Steps[T]) -> None:
-        self._steps = steps
-
-    def advance(self) -> Batch | None:
-        """The next batch to run, None when there is a result."""
-        try:
-            return next(self._steps)
-        except StopIteration as stop:
-            self.result = stop.value
-            return None
 
 
 def _rebuild(cls: type[Client], location: HTTPLocation, options: dict[str, Any]) -> Client:

@@ -7,127 +7,19 @@ that a value that makes no sense is named before it does harm.
 from __future__ import annotations
 
 import difflib
-import math
-import numbers
-import operator
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import donfig
 
+from zfast.checks import NO_LIMIT, Check, Choice, Flag, Integer, Number, Statuses
 from zfast.errors import ConfigurationError
 
 __all__ = ["SETTINGS", "Config", "Setting", "config", "setting", "source"]
 
-# Eleven days; in milliseconds it still fits the int that poll() takes.
-_LONGEST = 1_000_000.0
 _MOST_BYTES = 1 << 40
-_NO_LIMIT = ", or None for no limit"
-# Statuses with a meaning of their own for a read: retried, changed object, range past the end.
-_NEVER_MISSING = frozenset({408, 412, 416, 429})
-
-
-class Check(Protocol):
-    """What a setting may be: returns the value in its final type, or raises ValueError."""
-
-    @property
-    def allowed(self) -> str: ...
-
-    def __call__(self, value: Any) -> Any: ...
-
-
-@dataclass(frozen=True)
-class _Integer:
-    low: int
-    high: int
-
-    @property
-    def allowed(self) -> str:
-        return f"an integer from {self.low} to {self.high}"
-
-    def __call__(self, value: Any) -> int:
-        if isinstance(value, bool):
-            raise ValueError
-        try:
-            number = operator.index(value)
-        except TypeError:
-            raise ValueError from None
-        if not self.low <= number <= self.high:
-            raise ValueError
-        return number
-
-
-@dataclass(frozen=True)
-class _Number:
-    low: float
-    high: float = _LONGEST
-    optional: bool = False
-
-    @property
-    def allowed(self) -> str:
-        none = _NO_LIMIT if self.optional else ""
-        return f"a number from {self.low:g} to {self.high:.0f}{none}"
-
-    def __call__(self, value: Any) -> float | None:
-        if self.optional and (
-            value is None or (isinstance(value, str) and value.lower() in {"none", "null"})
-        ):
-            return None
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise ValueError
-        number = float(value)
-        if not math.isfinite(number) or not self.low <= number <= self.high:
-            raise ValueError
-        return number
-
-
-@dataclass(frozen=True)
-class _Flag:
-    @property
-    def allowed(self) -> str:
-        return "True or False (in the environment also 1 or 0, yes or no, on or off)"
-
-    def __call__(self, value: Any) -> bool:
-        if isinstance(value, str):
-            value = value.strip().lower()
-        if value in (True, "true", "yes", "on"):
-            return True
-        if value in (False, "false", "no", "off"):
-            return False
-        raise ValueError
-
-
-@dataclass(frozen=True)
-class _Choice:
-    values: tuple[str, ...]
-
-    @property
-    def allowed(self) -> str:
-        return " or ".join(map(repr, self.values))
-
-    def __call__(self, value: Any) -> str:
-        if not isinstance(value, str) or value.strip().lower() not in self.values:
-            raise ValueError
-        return value.strip().lower()
-
-
-@dataclass(frozen=True)
-class _Statuses:
-    @property
-    def allowed(self) -> str:
-        never = ", ".join(map(str, sorted(_NEVER_MISSING)))
-        return f"HTTP statuses from 400 to 499, such as (404, 410), but none of {never}"
-
-    def __call__(self, value: Any) -> tuple[int, ...]:
-        if isinstance(value, str) or not isinstance(value, Iterable):
-            value = (value,)
-        check = _Integer(400, 499)
-        statuses = tuple(sorted({check(status) for status in value}))
-        if _NEVER_MISSING.intersection(statuses):
-            raise ValueError
-        return statuses
 
 
 @dataclass(frozen=True)
@@ -160,7 +52,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-_LIMIT = _Number(1e-3, optional=True)
+_LIMIT = Number(1e-3, optional=True)
 
 SETTINGS: dict[str, Setting] = {
     entry.name: entry
@@ -170,21 +62,21 @@ SETTINGS: dict[str, Setting] = {
             64,
             "requests",
             "requests in flight at once, over all callers and stores of the process",
-            _Integer(1, 65536),
+            Integer(1, 65536),
         ),
         Setting(
             "io_threads",
             2,
             "threads",
             "threads that send and receive; each polls many connections",
-            _Integer(1, 256),
+            Integer(1, 256),
         ),
         Setting(
             "decode_threads",
             _cores(),
             "threads",
             "threads that decompress chunks and put them in place",
-            _Integer(1, 256),
+            Integer(1, 256),
             default_is="number of cores",
         ),
         Setting(
@@ -192,14 +84,14 @@ SETTINGS: dict[str, Setting] = {
             64,
             "threads",
             "most threads that open connections; a few are kept for other origins than the first",
-            _Integer(1, 256),
+            Integer(1, 256),
         ),
         Setting(
             "max_attempts",
             5,
             "attempts",
             "how often one request is tried; 1 means no retry",
-            _Integer(1, 1000),
+            Integer(1, 1000),
         ),
         Setting(
             "connect_timeout",
@@ -234,21 +126,21 @@ SETTINGS: dict[str, Setting] = {
             0.1,
             "s",
             "wait before the second retry; it doubles with each one after it",
-            _Number(0.0),
+            Number(0.0),
         ),
         Setting(
             "backoff_max",
             20.0,
             "s",
             "longest wait between two attempts",
-            _Number(0.0),
+            Number(0.0),
         ),
         Setting(
             "backoff_jitter",
             0.1,
             "s",
             "most that is added at random to a wait between two attempts",
-            _Number(0.0),
+            Number(0.0),
         ),
         # Adaptive beyond that: late is what takes twice as long as 95 % of the answers of late.
         Setting(
@@ -256,21 +148,21 @@ SETTINGS: dict[str, Setting] = {
             0.05,
             "of requests",
             "share that may be sent a second time when the answer is late; 0 for none",
-            _Number(0.0, 1.0),
+            Number(0.0, 1.0),
         ),
         Setting(
             "hedge_floor",
             0.005,
             "s",
             "an answer that takes no longer than this is never late",
-            _Number(0.0),
+            Number(0.0),
         ),
         Setting(
             "max_redirects",
             10,
             "hops",
             "redirects followed for one request",
-            _Integer(0, 100),
+            Integer(0, 100),
         ),
         Setting(
             "idle_timeout",
@@ -278,7 +170,7 @@ SETTINGS: dict[str, Setting] = {
             "s",
             "how long an open connection waits for the next request "
             "before it goes back to its urllib3 pool",
-            _Number(0.0),
+            Number(0.0),
         ),
         Setting(
             "trust_env",
@@ -286,7 +178,7 @@ SETTINGS: dict[str, Setting] = {
             "",
             "whether proxies are taken from the environment (`HTTP_PROXY` and its kin), "
             "as it is when a client is made",
-            _Flag(),
+            Flag(),
         ),
         Setting(
             "tls",
@@ -294,35 +186,35 @@ SETTINGS: dict[str, Setting] = {
             "",
             "`auto` reads TLS sessions natively where that is possible, "
             "`python` always by way of Python's ssl and so of the GIL",
-            _Choice(("auto", "python")),
+            Choice(("auto", "python")),
         ),
         Setting(
             "max_head_size",
             65536,
             "bytes",
             "largest response head that is accepted",
-            _Integer(1024, 16 * 1024 * 1024),
+            Integer(1024, 16 * 1024 * 1024),
         ),
         Setting(
             "missing_status",
             (404, 410),
             "HTTP statuses",
             "statuses that mean that there is no such key; nothing else ever does",
-            _Statuses(),
+            Statuses(),
         ),
         Setting(
             "pipeline",
             True,
             "",
             "whether zarr reads and writes the arrays of a FastStore by zfast's codec pipeline",
-            _Flag(),
+            Flag(),
         ),
         Setting(
             "index_cache_size",
             16 * 1024 * 1024,
             "bytes",
             "shard indexes that a store keeps",
-            _Integer(0, _MOST_BYTES),
+            Integer(0, _MOST_BYTES),
         ),
         # A gap costs the time its bytes take, and saves the time of a request. Much larger ones
         # are slower than none where chunks are read here and there.
@@ -331,14 +223,14 @@ SETTINGS: dict[str, Setting] = {
             32 * 1024,
             "bytes",
             "chunks of one shard at most so far apart are one request",
-            _Integer(0, _MOST_BYTES),
+            Integer(0, _MOST_BYTES),
         ),
         Setting(
             "coalesce_size",
             1024 * 1024,
             "bytes",
             "... of at most so many bytes",
-            _Integer(1, _MOST_BYTES),
+            Integer(1, _MOST_BYTES),
         ),
         # 64 MiB over 30 ms come with 104 MiB/s whole, and with 255, 486, 491, 359 and 295 in parts
         # of 1, 2, 4, 8 and 16 MiB; over 100 ms with 33, and 95, 96, 140, 144 and 88.
@@ -347,21 +239,21 @@ SETTINGS: dict[str, Setting] = {
             8 * 1024 * 1024,
             "bytes",
             "ranges of at least so many bytes go over several connections, if there are few",
-            _Integer(1, _MOST_BYTES),
+            Integer(1, _MOST_BYTES),
         ),
         Setting(
             "split_size",
             4 * 1024 * 1024,
             "bytes",
             "what each of these connections gets; 0 for none",
-            _Integer(0, _MOST_BYTES),
+            Integer(0, _MOST_BYTES),
         ),
         Setting(
             "suffix_ranges",
             True,
             "",
             "whether servers know ranges that are counted from the end; Azure's do not",
-            _Flag(),
+            Flag(),
         ),
     )
 }
@@ -513,7 +405,7 @@ def _checked(declared: Setting, value: Any, origin: str) -> Any:
     allowed = declared.allowed
     if origin == "argument":
         # There, None is the setting's value.
-        allowed = allowed.removesuffix(_NO_LIMIT)
+        allowed = allowed.removesuffix(NO_LIMIT)
     raise ConfigurationError(
         f"{declared.name} is {value!r} (from {origin}), but has to be {allowed}"
     )

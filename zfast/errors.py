@@ -305,7 +305,10 @@ _BY_STATUS: dict[Status, tuple[type[ZfastError], str]] = {
     Status.BAD_STATUS: (ResponseError, ""),
     Status.RANGE_MISMATCH: (ResponseError, "the response has another range than was asked for"),
     Status.RANGE_UNSUPPORTED: (ResponseError, "the server does not serve this kind of range"),
-    Status.ENCODED: (ResponseError, "the body is encoded although identity was asked for"),
+    Status.ENCODED: (
+        ResponseError,
+        "the body is encoded although identity was asked for: switch that off for these files",
+    ),
     Status.OVERLONG: (ResponseError, "the body is longer than announced"),
     Status.BUFFER_TOO_SMALL: (ResponseError, "the buffer is too small"),
     Status.CHANGED: (ChangedError, "the object changed while it was read"),

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from zfast import runtime
 from zfast._core.batch import Batch
@@ -24,9 +24,10 @@ from zfast.connections import Connections
 from zfast.errors import ZfastError, error_for
 from zfast.keys import check_key, check_object
 from zfast.locations.http import HTTPLocation
-from zfast.planner import bounds, grouped, span
+from zfast.planner import bounds, grouped, located, span
 
 __all__ = [
+    "Course",
     "NewBatch",
     "ObjectInfo",
     "OnError",
@@ -198,8 +199,14 @@ class Operations:
 
     def _add_reads(self, batch: Batch, items: Sequence[tuple[str, Any]]) -> None:
         policy, origin, target, add = self.policy, self.origin(), self.location.target, batch.add
-        for key, byte_range in items:
-            add(policy, origin, _GET, target(key), *span(byte_range))
+        try:
+            for key, byte_range in items:
+                add(policy, origin, _GET, target(key), *span(byte_range))
+        except (TypeError, ValueError) as error:
+            if len(items) == 1:
+                raise
+            index = len(batch)
+            raise located(error, f"read {index} of {items[index][0]!r:.80}") from None
 
     def _results(
         self, batch: Batch, items: Sequence[tuple[str, Any]], on_error: OnError
@@ -392,3 +399,20 @@ class Operations:
 def fields_of(head: bytes) -> dict[str, str]:
     """The fields of a response head, by their names in lower case."""
     return {name.lower(): value for name, value in parse_fields(head)}
+
+
+class Course(Generic[T]):
+    """An operation under way: its batches one after another, then its result."""
+
+    result: T
+
+    def __init__(self, steps: Steps[T]) -> None:
+        self._steps = steps
+
+    def advance(self) -> Batch | None:
+        """The next batch to run, None when there is a result."""
+        try:
+            return next(self._steps)
+        except StopIteration as stop:
+            self.result = stop.value
+            return None

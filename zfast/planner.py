@@ -12,7 +12,17 @@ from typing import Any
 
 from zfast._core.types import RangeKind
 
-__all__ = ["WHOLE", "Group", "Span", "bounds", "coalesced", "grouped", "span"]
+__all__ = [
+    "WHOLE",
+    "Group",
+    "Span",
+    "bounds",
+    "coalesced",
+    "grouped",
+    "key_ranges",
+    "located",
+    "span",
+]
 
 # Plain ints: an enum's members cost a look-up a read.
 _WHOLE, _BOUNDED, _OFFSET, _SUFFIX, _EMPTY = (
@@ -69,7 +79,10 @@ def span(byte_range: Any) -> Span:
         return _from(index(byte_range.offset))
     elif hasattr(byte_range, "start") and hasattr(byte_range, "end"):
         return _between(index(byte_range.start), index(byte_range.end))
-    raise TypeError(f"Unexpected byte_range, got {byte_range!r}.")
+    raise TypeError(
+        f"Unexpected byte_range, got {byte_range!r}: it is None, (start, end), or one of zarr's "
+        "byte requests"
+    )
 
 
 def _last(count: int) -> Span:
@@ -173,3 +186,17 @@ def bounds(wanted: Span, size: int) -> tuple[int, int]:
     if kind == _BOUNDED:
         return min(start, size), min(end, size)
     return 0, 0
+
+
+def key_ranges(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The reads of one call; a TypeError where they are no pairs of key and byte range."""
+    reads = list(items)
+    if not all(isinstance(item, tuple | list) and len(item) == 2 for item in reads):
+        raise TypeError("give a (key, byte_range) for each read; (key, None) is all of the key")
+    return reads
+
+
+def located(error: TypeError | ValueError, where: str) -> TypeError | ValueError:
+    """The same error, which says of which of many reads it is."""
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"{where}: {error}")

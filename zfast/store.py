@@ -9,20 +9,27 @@ import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
+from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 
 from zfast._core.types import Status
 from zfast._mapping import KeyMapping
-from zfast.client import Client, ClientOptions, check_options
+from zfast._zarr3 import (
+    check_range,
+    checked_ranges,
+    coalesced_ranges,
+    content_of,
+    directory_of,
+    to_buffer,
+)
+from zfast.client import Client
 from zfast.collector import Collector
-from zfast.config import setting
 from zfast.errors import MissingKeyError, ResponseError, ZfastError, error_for
-from zfast.keys import check_key, names_object
+from zfast.keys import names_object
 from zfast.pipeline import choose_pipeline
-from zfast.planner import Group, bounds, coalesced, span
+from zfast.planner import Group, bounds, span
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
@@ -31,7 +38,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FastStore"]
 
-_BYTE_REQUESTS = (RangeByteRequest, OffsetByteRequest, SuffixByteRequest)
 _AT_ONCE = 1024
 _GROUPED = "byte ranges could not be read"
 # What is done to chunks on their way: a subclass may decrypt them, or look elsewhere for some.
@@ -87,16 +93,7 @@ class FastStore(Store, KeyMapping):
         # zarr's own pipeline then reads and writes arrays, through these methods.
         cls._plain = all(getattr(cls, name) is getattr(FastStore, name) for name in _ACCESS)
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        read_only: bool = True,
-        pipeline: bool | None = None,
-        **options: Unpack[ClientOptions],
-    ) -> None:
-        check_options(type(self).__name__, options)
-        self._set_up(Client(url, **options), read_only, setting("pipeline", pipeline))
+    __init__ = KeyMapping.__init__
 
     def _set_up(self, client: Client, read_only: bool, pipeline: bool) -> None:
         Store.__init__(self, read_only=read_only)
@@ -177,7 +174,7 @@ class FastStore(Store, KeyMapping):
 
     async def _get(self, key: str, prototype: BufferPrototype, byte_range: Any) -> Buffer | None:
         client = self._use()
-        _check_range(byte_range)
+        check_range(byte_range)
         try:
             body = await self._collector.read(key, byte_range)
         except ResponseError as error:
@@ -185,7 +182,7 @@ class FastStore(Store, KeyMapping):
             if not await client._run_async(below):
                 raise
             body = None
-        return _buffer(prototype, body)
+        return to_buffer(prototype, body)
 
     def get_sync(
         self,
@@ -196,8 +193,8 @@ class FastStore(Store, KeyMapping):
     ) -> Buffer | None:
         """Read a key without an event loop; the blocking twin of zarr's `get`."""
         self._use()
-        _check_range(byte_range)
-        return _buffer(prototype or default_buffer_prototype(), self._fetch(key, byte_range))
+        check_range(byte_range)
+        return to_buffer(prototype or default_buffer_prototype(), self._fetch(key, byte_range))
 
     async def get_partial_values(
         self,
@@ -206,11 +203,11 @@ class FastStore(Store, KeyMapping):
     ) -> _Buffers:
         """Read byte ranges of keys, as one batch; None where a key is missing."""
         self._use()
-        items = _checked(key_ranges)
+        items = checked_ranges(key_ranges)
         buffers: _Buffers = [None] * len(items)
         async with aclosing(self._collector.as_completed(items)) as completed:
             async for index, body in completed:
-                buffers[index] = _buffer(prototype, body)
+                buffers[index] = to_buffer(prototype, body)
         return buffers
 
     async def _get_many(
@@ -218,11 +215,11 @@ class FastStore(Store, KeyMapping):
     ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
         self._use()
         wanted = list(requests)
-        items = _checked((key, byte_range) for key, _, byte_range in wanted)
+        items = checked_ranges((key, byte_range) for key, _, byte_range in wanted)
         async with aclosing(self._collector.as_completed(items)) as completed:
             async for index, body in completed:
                 key, prototype, _ = wanted[index]
-                yield key, _buffer(prototype, body)
+                yield key, to_buffer(prototype, body)
 
     async def get_ranges(
         self,
@@ -262,7 +259,7 @@ class FastStore(Store, KeyMapping):
         """
         self._use()
         try:
-            groups = _coalesced(byte_ranges, max_gap_bytes, max_coalesced_bytes)
+            groups = coalesced_ranges(byte_ranges, max_gap_bytes, max_coalesced_bytes)
             items = [(key, wanted) for wanted, _ in groups]
             reads = self._collector.as_completed(items, max_concurrency)
             async with aclosing(reads) as completed:
@@ -286,7 +283,7 @@ class FastStore(Store, KeyMapping):
         raised as it is.
         """
         client = self._use()
-        groups = _coalesced(byte_ranges, max_gap_bytes, max_coalesced_bytes)
+        groups = coalesced_ranges(byte_ranges, max_gap_bytes, max_coalesced_bytes)
         bodies: Sequence[Body | None] = [None] * len(groups)
         if names_object(key):
             bodies = client.get_ranges(key, [wanted for wanted, _ in groups])
@@ -311,14 +308,14 @@ class FastStore(Store, KeyMapping):
         if body is None:
             raise self._missing(key)
         if len(members) == 1:
-            return [(members[0], _buffer(prototype, body))]
+            return [(members[0], to_buffer(prototype, body))]
         first, _ = wanted
         parts = []
         for index in members:
             asked = byte_ranges[index]
             assert isinstance(asked, RangeByteRequest)
             within = span((asked.start - first, asked.end - first))
-            parts.append((index, _buffer(prototype, body.part(*bounds(within, len(body))))))
+            parts.append((index, to_buffer(prototype, body.part(*bounds(within, len(body))))))
         return parts
 
     def _missing(self, key: str) -> ZfastError:
@@ -353,7 +350,7 @@ class FastStore(Store, KeyMapping):
 
     async def getsize_prefix(self, prefix: str) -> int:
         """Size of all values below a prefix, which is a directory: siblings do not count."""
-        keys = [key async for key in self.list_prefix(_directory(prefix))]
+        keys = [key async for key in self.list_prefix(directory_of(prefix))]
         total = 0
         for start in range(0, len(keys), _AT_ONCE):
             total += sum(await asyncio.gather(*map(self.getsize, keys[start : start + _AT_ONCE])))
@@ -367,7 +364,7 @@ class FastStore(Store, KeyMapping):
     async def _put(self, items: Iterable[tuple[str, Buffer]], if_absent: bool = False) -> None:
         self._check_writable()
         client = self._use()
-        items = [(key, _content_of(key, value)) for key, value in items]
+        items = [(key, content_of(key, value)) for key, value in items]
         contents = self._contents(items)
         await client._run_async(functools.partial(client._operations.put_many, contents, if_absent))
 
@@ -406,7 +403,7 @@ class FastStore(Store, KeyMapping):
     def set_sync(self, key: str, value: Buffer) -> None:
         """Write a key without an event loop; the blocking twin of `set`."""
         self._use()
-        self._put_many([(key, _content_of(key, value))])
+        self._put_many([(key, content_of(key, value))])
 
     async def delete(self, key: str) -> None:
         """Delete a key; silent if it is missing.
@@ -444,7 +441,7 @@ class FastStore(Store, KeyMapping):
         self._check_writable()
         client = self._use()
         await client._run_async(
-            functools.partial(client._directories.delete_dir, _directory(prefix)), aside=True
+            functools.partial(client._directories.delete_dir, directory_of(prefix)), aside=True
         )
 
     async def clear(self) -> None:  # type: ignore[override]
@@ -460,7 +457,7 @@ class FastStore(Store, KeyMapping):
         """Whether there is no key below a directory; see `list`. May write a key to find out."""
         client = self._use()
         ask = functools.partial(
-            client._directories.is_empty, _directory(prefix), writable=not self.read_only
+            client._directories.is_empty, directory_of(prefix), writable=not self.read_only
         )
         return await client._run_async(ask, aside=True)
 
@@ -479,43 +476,8 @@ class FastStore(Store, KeyMapping):
 
         Siblings whose names begin with it do not count. See `list`.
         """
-        return self._use().list_async(_directory(prefix))
+        return self._use().list_async(directory_of(prefix))
 
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Iterate over the bare names directly below a directory; see `list`."""
         return self._use().list_dir_async(prefix)
-
-
-def _buffer(prototype: BufferPrototype, body: Body | None) -> Buffer | None:
-    # Host memory is taken as it is; a prototype for a device copies it there.
-    return None if body is None else prototype.buffer.from_bytes(body)  # type: ignore[arg-type]
-
-
-def _check_range(byte_range: Any) -> None:
-    if byte_range is not None and not isinstance(byte_range, _BYTE_REQUESTS):
-        raise ValueError(f"Unexpected byte_range, got {byte_range}.")
-
-
-def _checked(key_ranges: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    items = list(key_ranges)
-    for _, byte_range in items:
-        _check_range(byte_range)
-    return items
-
-
-def _coalesced(
-    byte_ranges: Sequence[ByteRequest | None], max_gap: int, max_size: int
-) -> list[Group]:
-    for byte_range in byte_ranges:
-        _check_range(byte_range)
-    return coalesced(byte_ranges, max_gap, max_size)
-
-
-def _content_of(key: str, value: Any) -> Buffer:
-    if not isinstance(value, Buffer):
-        raise TypeError(f"the value of {key!r} is a {type(value).__name__}, not a Buffer")
-    return value
-
-
-def _directory(prefix: str) -> str:
-    return prefix if not check_key(prefix) or prefix.endswith("/") else f"{prefix}/"

@@ -1,6 +1,7 @@
 """One array read: its chunks and shards become requests, which know where their bytes go.
 
-What touches requests happens under the scheduler's lock, and nothing here blocks.
+What makes or ends requests happens under the scheduler's lock; what a decode thread notes of its
+own does not. Nothing here blocks.
 """
 
 from libcpp.string cimport string, to_string
@@ -69,7 +70,7 @@ cdef Request* assembly_add(Assembly* assembly, Task* task) noexcept nogil:
     elif task.purpose == FOR_INDEX:
         request.parked = True
     else:
-        _ask_for_run(assembly, task, request)
+        _ask_for_run(task, request)
     return request
 
 
@@ -144,7 +145,7 @@ cdef void _ask_for_index(Assembly* assembly, Task* task, Request* request) noexc
         request.wanted.end = 1
 
 
-cdef void _ask_for_run(Assembly* assembly, Task* task, Request* request) noexcept nogil:
+cdef void _ask_for_run(Task* task, Request* request) noexcept nogil:
     cdef const Chain* chain = task.shard.inner
     cdef const ShardIndex* index = task.shard.index
     cdef size_t first

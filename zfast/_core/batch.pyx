@@ -208,7 +208,7 @@ cdef class Batch:
         origin : int
             As in `Engine.add_origin`.
         method : Method
-            GET, HEAD, PUT or DELETE.
+            Of HTTP, or WebDAV's MKCOL.
         target : bytes
             Request target in origin form (RFC 9112, section 3.2.1), already encoded.
         kind : RangeKind

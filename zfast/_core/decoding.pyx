@@ -191,7 +191,7 @@ cdef void _do_run(Scheduler* s, Request* request, Decoder* decoder, Status code)
     pthread_mutex_lock(&s.lock)
     if request.range_ignored:
         index_cache_expect_whole(task.assembly.cache)
-    scheduler_end(s, request, shard_end_run(task, request, code))
+    scheduler_end(s, request, shard_end_run(task, code))
 
 
 cdef void _do(Scheduler* s, Request* request, Decoder* decoder) noexcept nogil:

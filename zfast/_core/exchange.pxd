@@ -55,7 +55,7 @@ cdef cppclass Exchange:
     Verdict verdict
     long long skip
     long long take
-    long long last_size             # what `take` was when a body last came; -1 unknown
+    long long last_size             # what `take` was when a body last came; -1 unknown, 0 none yet
     Sink sink                       # takes the body where it goes out while it comes
     Slab* tail                      # a suffix of a body of unknown length, until its end is known
     size_t tail_size

@@ -1,8 +1,9 @@
 """One HTTP exchange: what its response brings, verified, into the memory of the read.
 
-Never blocks, never sends or receives, and never decides what comes next: it ends in a conclusion,
-and the engine acts on it. Body bytes go to the read's memory only after `semantics.judge` accepted
-the head, only as many as were asked for, and count as delivered only then.
+Never blocks, receives nothing but the one octet that may not be there, and never decides what comes
+next: it ends in a conclusion, and the engine acts on it. Body bytes go to the read's memory only
+after `semantics.judge` accepted the head, only as many as were asked for, and count as delivered
+only then.
 """
 
 from libc.errno cimport ECONNRESET

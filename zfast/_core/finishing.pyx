@@ -17,8 +17,8 @@ from zfast._core.lanes cimport is_chosen, lanes_enqueue, lanes_withdraw
 from zfast._core.retry cimport MISHAP_CONNECT, retry_delay
 from zfast._core.scheduler cimport scheduler_complete, scheduler_notice
 from zfast._core.splitting cimport SPLIT_AGAIN, SPLIT_ENDS, SPLIT_FAILS, SplitStep, split_ended
-from zfast._core.state cimport Request_ptr, wake
-from zfast._core.types cimport STATUS_CANCELLED, STATUS_MISSING, STATUS_OK
+from zfast._core.state cimport Origin, Request_ptr, monotonic, wake
+from zfast._core.types cimport STATUS_CANCELLED, STATUS_DEADLINE, STATUS_MISSING, STATUS_OK
 
 
 cdef vector[char] chosen_of(const BatchState* batch, long long index) noexcept nogil:
@@ -166,6 +166,9 @@ cdef void _cancel(
         worker.scan = True
         wake(worker)
     for request in cancelled:
+        if code == STATUS_DEADLINE and request.detail.empty() and (
+                (<Origin*>request.origin).governor.paused_until > monotonic()):
+            request.detail = string(b"the server has asked to be left alone for longer")
         scheduler_finish(s, request, code)
 
 

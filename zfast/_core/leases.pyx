@@ -1,6 +1,7 @@
 """Connections in the engine's hands: idle, at work, in pairs, given back, and wished for.
 
-Each function runs under the scheduler's lock, and none blocks or opens anything.
+Each function runs under the scheduler's lock (but `lease_new` and `lease_has_ended`, which touch
+nothing of its), and none blocks or opens anything.
 """
 
 from libc.math cimport fmin
@@ -26,6 +27,7 @@ from zfast._core.state cimport (
     Call,
     monotonic,
     origin_in_flight,
+    sooner,
     wake,
 )
 from zfast._core.transport cimport TRANSPORT_WOULD_BLOCK
@@ -86,7 +88,7 @@ cdef void lease_rest(Scheduler* s, Lease* lease, double now) noexcept nogil:
 
 cdef void lease_watch_idle(Scheduler* s, const Lease* lease, double now) noexcept nogil:
     cdef double due = fmin(lease.idle_since + s.idle_timeout, now + SWEEP_SECONDS)
-    s.next_idle = due if s.next_idle == 0 else min(s.next_idle, due)
+    s.next_idle = sooner(s.next_idle, due)
 
 
 cdef bint lease_has_ended(Lease* lease) noexcept nogil:

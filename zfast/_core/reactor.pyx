@@ -40,7 +40,7 @@ from zfast._core.request cimport Request
 from zfast._core.scheduler cimport scheduler_dispatch, scheduler_notice, scheduler_reassign
 from zfast._core.settlement cimport scheduler_settle, scheduler_take_back
 from zfast._core.splitting cimport split_go
-from zfast._core.state cimport BatchState, Lease, Scheduler, Worker, monotonic, wake
+from zfast._core.state cimport BatchState, Lease, Scheduler, Worker, monotonic, sooner, wake
 from zfast._core.ticks cimport scheduler_next_tick, scheduler_tick
 from zfast._core.transfer cimport transfer_begin, transfer_step, transfer_wants
 from zfast._core.types cimport STATUS_FIRST_BYTE_TIMEOUT, STATUS_OK, STATUS_READ_TIMEOUT
@@ -97,13 +97,6 @@ cdef void _cancel_marked(Thread* thread) noexcept nogil:
             scheduler_finish(s, request, request.cancelled)
 
 
-cdef inline double _sooner(double one, double other) noexcept nogil:
-    # Of two times, where 0 stands for never.
-    if one == 0 or other == 0:
-        return fmax(one, other)
-    return fmin(one, other)
-
-
 cdef inline bint _awaits_answer(const Exchange* exchange) noexcept nogil:
     return exchange.asked > 0 and not exchange.answered
 
@@ -155,14 +148,14 @@ cdef double _check_times(Thread* thread, double now) noexcept nogil:
             _end_stalled(&lease.exchange)
             scheduler_settle(thread.scheduler, lease, now)
             continue
-        next = _sooner(next, due)
+        next = sooner(next, due)
         due = lease_hedges_at(thread.scheduler, lease, now)
         # An answer may have come since the connections were looked at: to move what was there then
         # takes milliseconds, where the core has others to serve.
         if 0 < due <= thread.looked_at:
             lease_hedge(thread.scheduler, lease)
         else:
-            next = _sooner(next, due)
+            next = sooner(next, due)
     return next
 
 
@@ -191,7 +184,7 @@ cdef void _step_ready(Thread* thread, double now) noexcept nogil:
             thread.concluded.push_back(lease)
         else:
             # The limit may be another one from here on.
-            thread.next_check = _sooner(thread.next_check, _ends_at(&lease.exchange))
+            thread.next_check = sooner(thread.next_check, _ends_at(&lease.exchange))
         thread.polled[index + 1].events = transfer_wants(&lease.exchange)
 
 
@@ -233,9 +226,9 @@ cdef void _begin(Thread* thread, double now) noexcept nogil:
             transfer_begin(&lease.exchange, lease.request, now)
             if transfer_step(&lease.exchange, 0, thread.scratch, SCRATCH_SIZE, now):
                 thread.concluded.push_back(lease)
-        thread.next_check = _sooner(thread.next_check, _ends_at(&lease.exchange))
+        thread.next_check = sooner(thread.next_check, _ends_at(&lease.exchange))
         if lease.late_after > 0:
-            thread.next_check = _sooner(thread.next_check, now + lease.late_after)
+            thread.next_check = sooner(thread.next_check, now + lease.late_after)
     if not thread.arrived.empty():
         thread.arrived.clear()
         for index in range(thread.leases.size()):

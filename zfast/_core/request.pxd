@@ -101,7 +101,7 @@ cdef cppclass Request:
     Status code
     int http_status
     int error                       # errno
-    string detail                   # what urllib3 said of a connection that did not open
+    string detail                   # what the error is to say beside the code
     string location
     string head                     # raw, where it is kept
 

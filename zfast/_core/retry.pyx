@@ -6,6 +6,8 @@ https://urllib3.readthedocs.io/en/stable/reference/urllib3.util.html#urllib3.uti
 
 from libc.string cimport memcmp
 
+from zfast._core.octets cimport is_digit
+
 
 cdef inline bint _spent(int limit, int used) noexcept nogil:
     return limit >= 0 and used > limit
@@ -46,33 +48,34 @@ cdef double retry_delay(
     return max(0.0, min(delay, policy.backoff_max))
 
 
+cdef enum:
+    IMF_FIXDATE_SIZE = 29
+    ASCTIME_SIZE = 24
+    RFC850_SIZE = 22        # behind the day of the week
+
+
 cdef inline int _two_digits(const char* text) noexcept nogil:
     if not (c'0' <= text[0] <= c'9' and c'0' <= text[1] <= c'9'):
         return -1
     return (text[0] - c'0') * 10 + text[1] - c'0'
 
 
-cdef double http_date(const char* text, size_t size) noexcept nogil:
-    # Seconds since 1970 of an IMF-fixdate (RFC 9110, 5.6.7), -1 if it is none. The two obsolete
-    # forms are not worth their code: without a date the ordinary backoff applies.
+cdef double _since_1970(
+    const char* month_name, int day, int year, const char* clock
+) noexcept nogil:
+    # -1 unless all of it is there; `clock` is hour:minute:second.
     cdef const char* names = "JanFebMarAprMayJunJulAugSepOctNovDec"
-    cdef int day, month, century, year, hour, minute, second, index
+    cdef int month = -1
+    cdef int hour = _two_digits(clock)
+    cdef int minute = _two_digits(clock + 3)
+    cdef int second = _two_digits(clock + 6)
+    cdef int index
     cdef long long days
-    if size != 29 or memcmp(text + 25, <const char*>" GMT", 4):
-        return -1.0
-    month = -1
     for index in range(12):
-        if not memcmp(text + 8, names + 3 * index, 3):
+        if not memcmp(month_name, names + 3 * index, 3):
             month = index + 1
-    day = _two_digits(text + 5)
-    century = _two_digits(text + 12)
-    year = _two_digits(text + 14)
-    hour = _two_digits(text + 17)
-    minute = _two_digits(text + 20)
-    second = _two_digits(text + 23)
-    if month < 0 or day < 1 or century < 0 or year < 0 or hour < 0 or minute < 0 or second < 0:
+    if month < 0 or day < 1 or year < 0 or hour < 0 or minute < 0 or second < 0:
         return -1.0
-    year += 100 * century
     # Days since the epoch of a proleptic Gregorian date, the year taken to begin in March.
     if month <= 2:
         year -= 1
@@ -80,6 +83,36 @@ cdef double http_date(const char* text, size_t size) noexcept nogil:
     days = 365LL * year + year // 4 - year // 100 + year // 400 + (153 * (month - 3) + 2) // 5
     days += day - 1 - 719468
     return <double>(days * 86400 + hour * 3600 + minute * 60 + second)
+
+
+cdef int _four_digits(const char* text) noexcept nogil:
+    cdef int century = _two_digits(text)
+    cdef int year = _two_digits(text + 2)
+    return -1 if century < 0 or year < 0 else 100 * century + year
+
+
+cdef double http_date(const char* text, size_t size) noexcept nogil:
+    # Seconds since 1970 of an HTTP-date (RFC 9110, 5.6.7), in its form of today or one of the two
+    # obsolete ones; -1 if it is none.
+    cdef const char* date
+    cdef int day, year
+    if size == ASCTIME_SIZE:
+        # Sun Nov  6 08:49:37 1994
+        day = text[9] - c'0' if text[8] == c' ' and is_digit(text[9]) else _two_digits(text + 8)
+        return _since_1970(text + 4, day, _four_digits(text + 20), text + 11)
+    if size < IMF_FIXDATE_SIZE or memcmp(text + size - 4, <const char*>" GMT", 4):
+        return -1.0
+    if size == IMF_FIXDATE_SIZE:
+        # Sun, 06 Nov 1994 08:49:37 GMT
+        return _since_1970(text + 8, _two_digits(text + 5), _four_digits(text + 12), text + 17)
+    # Sunday, 06-Nov-94 08:49:37 GMT
+    date = text + size - RFC850_SIZE
+    if date[-1] != c' ' or date[-2] != c',' or date[2] != c'-' or date[6] != c'-':
+        return -1.0
+    year = _two_digits(date + 7)
+    if year >= 0:
+        year += 1900 if year > 68 else 2000
+    return _since_1970(date + 3, _two_digits(date), year, date + 10)
 
 
 def delays(dict policy, list mishaps, double dice=0.0):

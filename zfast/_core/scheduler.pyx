@@ -25,6 +25,7 @@ from zfast._core.state cimport (
     origin_has_waiting,
     origin_in_flight,
     ring,
+    sooner,
     wake,
 )
 
@@ -45,7 +46,7 @@ cdef void scheduler_submit(Scheduler* s, BatchState* batch, double now) noexcept
         batch.submitted = True
         batch.outstanding = 1 if batch.open else 0
         s.batches[batch.id] = batch
-        if batch.deadline > 0 and (s.next_deadline == 0 or batch.deadline < s.next_deadline):
+        if batch.deadline > 0 and sooner(s.next_deadline, batch.deadline) == batch.deadline:
             s.next_deadline = batch.deadline
             wake(s.workers[0])
     while batch.entered < batch.requests.size():

@@ -10,7 +10,7 @@ cdef cppclass ShardIndex:
     atomic[long] owners
     size_t count                    # inner chunks, in C order
     unsigned long long* pairs       # offset and nbytes of each; MISSING twice: an empty inner chunk
-    string etag                     # strong validator of the object it was read from, empty if none
+    string etag                     # tag of the object it was read from, as it came; empty if none
     long long object_size           # bytes of that object, -1 unknown
     bint recent                     # ... whose next state may have the same tag
 

@@ -21,4 +21,4 @@ cdef void shard_stop_waiting(Task* task, Request* request) noexcept nogil
 cdef void shard_end_size(Task* task, Request* request, Status code) noexcept nogil
 cdef void shard_begin_anew(Task* task) noexcept nogil
 cdef void shard_enter_runs(Task* task, vector[Task_ptr]* runs) noexcept nogil
-cdef Status shard_end_run(Task* task, Request* request, Status code) noexcept nogil
+cdef Status shard_end_run(Task* task, Status code) noexcept nogil

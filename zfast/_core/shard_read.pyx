@@ -286,7 +286,7 @@ cdef void shard_begin_anew(Task* task) noexcept nogil:
     _again(task, FOR_INDEX)
 
 
-cdef Status shard_end_run(Task* task, Request* request, Status code) noexcept nogil:
+cdef Status shard_end_run(Task* task, Status code) noexcept nogil:
     # The code to end the run with; the last one of a shard that changed begins it again.
     cdef Shard* shard = task.shard
     shard.running -= 1

@@ -183,6 +183,13 @@ cdef enum:
     # Bytes that may wait to be decoded: then no more are asked for, until some have been.
     MAX_BACKLOG = 32 << 20
 
+cdef inline double sooner(double one, double other) noexcept nogil:
+    # Of two times, where 0 stands for never.
+    if one == 0 or other == 0:
+        return one + other
+    return min(one, other)
+
+
 cdef inline int origin_in_flight(const Origin* origin) noexcept nogil:
     # What is not in flight is idle.
     return origin.leases - <int>origin.idle.size()

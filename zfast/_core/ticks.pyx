@@ -13,7 +13,14 @@ from zfast._core.lanes cimport lanes_enqueue
 from zfast._core.leases cimport lease_has_ended, lease_retire, lease_watch_idle
 from zfast._core.request cimport Request
 from zfast._core.scheduler cimport scheduler_dispatch
-from zfast._core.state cimport NOBODY, BatchState, BatchState_ptr, Lease, origin_has_waiting
+from zfast._core.state cimport (
+    NOBODY,
+    BatchState,
+    BatchState_ptr,
+    Lease,
+    origin_has_waiting,
+    sooner,
+)
 from zfast._core.types cimport STATUS_DEADLINE
 
 
@@ -27,8 +34,8 @@ cdef void _expire(Scheduler* s, double now) noexcept nogil:
             continue
         if batch.deadline <= now:
             expired.push_back(batch)
-        elif s.next_deadline == 0 or batch.deadline < s.next_deadline:
-            s.next_deadline = batch.deadline
+        else:
+            s.next_deadline = sooner(s.next_deadline, batch.deadline)
     for batch in expired:
         batch.deadline = 0
         scheduler_cancel_all(s, batch, STATUS_DEADLINE)
@@ -91,23 +98,11 @@ cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil:
 
 cdef double scheduler_next_tick(Scheduler* s) noexcept nogil:
     # When scheduler_tick has something to do next, 0 when nothing is waiting for a time.
-    cdef double first = s.next_deadline
-    cdef double due
-    if s.next_idle > 0:
-        first = s.next_idle if first == 0 else min(first, s.next_idle)
-    if s.restore_after > 0:
-        first = s.restore_after if first == 0 else min(first, s.restore_after)
-    if s.next_starving > 0:
-        first = s.next_starving if first == 0 else min(first, s.next_starving)
+    cdef double first = sooner(s.next_deadline, s.next_idle)
+    first = sooner(first, sooner(s.restore_after, s.next_starving))
     if not s.delayed.empty():
-        due = dereference(s.delayed.begin()).first
-        first = due if first == 0 else min(first, due)
+        first = sooner(first, dereference(s.delayed.begin()).first)
     for origin in s.pending:
-        if not origin_has_waiting(origin):
-            continue
-        if origin.dial_after > 0:
-            first = origin.dial_after if first == 0 else min(first, origin.dial_after)
-        if origin.governor.paused_until > 0:
-            due = origin.governor.paused_until
-            first = due if first == 0 else min(first, due)
+        if origin_has_waiting(origin):
+            first = sooner(first, sooner(origin.dial_after, origin.governor.paused_until))
     return first

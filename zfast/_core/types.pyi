@@ -1,7 +1,7 @@
 from enum import IntEnum
 
 class Status(IntEnum):
-    """What became of a read; `zfast.errors` turns all but the first three into exceptions."""
+    """What became of a read; `zfast.errors` has an exception for each but the first."""
 
     OK = ...
     MISSING = ...

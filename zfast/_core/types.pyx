@@ -12,7 +12,7 @@ def _enum(name, doc, **values):
 
 _enum(
     "Status",
-    "What became of a read; `zfast.errors` turns all but the first three into exceptions.",
+    "What became of a read; `zfast.errors` has an exception for each but the first.",
     OK=STATUS_OK,
     MISSING=STATUS_MISSING,
     CANCELLED=STATUS_CANCELLED,

@@ -51,13 +51,14 @@ class Origin:
     id: int = field(default_factory=lambda: next(_origin_ids))
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self._host_in_url()}:{self.port}"
+        return f"{self.scheme}://{self.host_in_url()}:{self.port}"
 
     def pool(self) -> Any:
         """The pool; asked for anew each time, since a manager forgets those that it uses least."""
-        return self.manager.connection_from_host(self._host_in_url(), self.port, self.scheme)
+        return self.manager.connection_from_host(self.host_in_url(), self.port, self.scheme)
 
-    def _host_in_url(self) -> str:
+    def host_in_url(self) -> str:
+        """The host, an IPv6 address in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
@@ -105,7 +106,7 @@ class Connections:
         return origin.id
 
     def _introduce(self, engine: Engine, origin: Origin, pool: Any) -> None:
-        shown = f"[{origin.host}]" if ":" in origin.host else origin.host
+        shown = origin.host_in_url()
         if origin.port != {"http": 80, "https": 443}[origin.scheme]:
             shown = f"{shown}:{origin.port}"
         authority = f"{origin.scheme}://{shown}".encode("ascii")

@@ -19,8 +19,8 @@ cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int, int)
     int SHUT_RDWR
 
-# A peer that has gone must be an error, never a SIGPIPE; macOS has no flag and sets SO_NOSIGPIPE
-# on the socket instead, which Python's socket module already does by ignoring the signal.
+# A peer that has gone must be an error, never a SIGPIPE; where there is no flag (macOS), that is so
+# since the interpreter ignores the signal.
 cdef extern from * nogil:
     """
     #include <sys/socket.h>
