@@ -354,15 +354,3 @@ def test_dots_in_a_key_lead_nowhere_else(start: Callable[..., Any], tmp_path: Pa
         # That it is refused is as good as that it is missing.
         with contextlib.suppress(ZfastError):
             assert client.get(key) != b"outside"
-
-
-@pytest.mark.parametrize("key", ["../outside", "a/../../outside", "./../outside", "/../outside"])
-def test_nothing_is_written_or_deleted_above_the_base(
-    scripted: Callable[..., Any], key: str
-) -> None:
-    server = scripted([])
-    client = Client(f"{server.url}/base")
-    for change in (lambda: client.put(key, b"x"), lambda: client.delete(key)):
-        with pytest.raises(ValueError, match="above the base URL"):
-            change()
-    assert server.requests == []

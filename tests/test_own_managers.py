@@ -343,7 +343,7 @@ def test_managers_one_after_another_leave_nothing(scripted: Start) -> None:
     server = scripted(echo)
     gc.collect()
     before = zfast.stats()["origins"]
-    for number in range(30):
+    for number in range(12):
         client = Client(server.url, pool_manager=urllib3.PoolManager())
         assert client.get(str(number)) == str(number).encode()
         del client

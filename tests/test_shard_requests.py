@@ -52,13 +52,17 @@ import zfast
 from zfast import FastStore
 from zfast.errors import CorruptError
 
+# What was written lately has its index read once more, see test_shard_changes.py: a slow machine
+# would take long enough for that.
+AGE = 10
+
 # ------------------------------------------------------------------------------------------ counts
 
 
 @pytest.mark.parametrize("coder", CODERS)
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_an_index_is_asked_for_once(nginx: Site, coder: str, location: str) -> None:
-    nginx.write(stored(coder=coder, location=location))
+    nginx.write(stored(coder=coder, location=location), age=AGE)
     array = opened(FastStore(nginx.url))
     first = ranges(nginx, array, CORNER)
     assert len(first) == 2
@@ -76,7 +80,7 @@ def test_an_index_is_asked_for_once(nginx: Site, coder: str, location: str) -> N
 def test_a_whole_array_is_an_index_and_a_run_a_shard(
     nginx: Site, coder: str, location: str
 ) -> None:
-    nginx.write(stored(coder=coder, location=location))
+    nginx.write(stored(coder=coder, location=location), age=AGE)
     array = opened(FastStore(nginx.url))
     found = asked(nginx, lambda: np.testing.assert_array_equal(array[:], VALUES))
     # A shard that is wanted whole may be read without its index.
@@ -91,7 +95,7 @@ def test_a_whole_array_is_an_index_and_a_run_a_shard(
 
 @pytest.mark.parametrize("another", ["array", "store by another name", "thread"])
 def test_all_readers_of_a_store_share_its_indexes(nginx: Site, another: str) -> None:
-    nginx.write(stored())
+    nginx.write(stored(), age=AGE)
     store = FastStore(nginx.url)
     ranges(nginx, opened(store), CORNER)
     array = opened(store.with_read_only(True) if another == "store by another name" else store)
@@ -105,14 +109,14 @@ def test_all_readers_of_a_store_share_its_indexes(nginx: Site, another: str) -> 
 
 
 def test_another_store_reads_the_index_itself(nginx: Site) -> None:
-    nginx.write(stored())
+    nginx.write(stored(), age=AGE)
     for _ in range(2):
         assert ranges(nginx, opened(FastStore(nginx.url)), CORNER)[0] == INDEX["end"]
 
 
 @pytest.mark.parametrize("selection", ["oindex", "vindex", "mask", "blocks", "step"])
 def test_no_selection_reads_an_index_again(nginx: Site, selection: str) -> None:
-    nginx.write(stored())
+    nginx.write(stored(), age=AGE)
     array = opened(FastStore(nginx.url))
     np.testing.assert_array_equal(array[:32, :32], VALUES[:32, :32])
     rows, columns = np.array([1, 30, 9]), np.array([2, 17, 0])
@@ -147,7 +151,7 @@ def test_inner_chunks_that_are_near_are_one_get(
     nginx: Site, gap: int, coder: str, location: str
 ) -> None:
     objects = stored(coder=coder, location=location)
-    nginx.write(objects)
+    nginx.write(objects, age=AGE)
     array = opened(FastStore(nginx.url, coalesce_gap=gap))
     ranges(nginx, array, CORNER)
     for window in WINDOWS:
@@ -157,7 +161,7 @@ def test_inner_chunks_that_are_near_are_one_get(
 
 def test_no_get_is_longer_than_it_may_be(nginx: Site) -> None:
     objects = stored()
-    nginx.write(objects)
+    nginx.write(objects, age=AGE)
     inner = INNER[0] * INNER[1] * 4
     array = opened(FastStore(nginx.url, coalesce_gap=1 << 16, coalesce_size=3 * inner))
     ranges(nginx, array, CORNER)
@@ -172,7 +176,7 @@ def test_what_a_shard_does_not_hold_is_not_asked_for(nginx: Site) -> None:
     values = VALUES.copy()
     values[0:8, 0:16] = 7
     values[32:, 32:] = 7
-    nginx.write(stored(values))
+    nginx.write(stored(values), age=AGE)
     store = FastStore(nginx.url)
     array = opened(store)
     found = asked(nginx, lambda: np.testing.assert_array_equal(array[0:8, 0:16], 7))
@@ -184,7 +188,7 @@ def test_what_a_shard_does_not_hold_is_not_asked_for(nginx: Site) -> None:
     for _ in range(2):
         found = asked(nginx, lambda: np.testing.assert_array_equal(array[40:48, 40:48], 7))
         assert [(request.range, request.status) for request in found] == [(INDEX["end"], 404)]
-    nginx.write({"a/c/1/1": stored()["a/c/1/1"]})
+    nginx.write({"a/c/1/1": stored()["a/c/1/1"]}, age=AGE)
     np.testing.assert_array_equal(array[40:48, 40:48], VALUES[40:48, 40:48])
 
 
@@ -192,7 +196,7 @@ def test_what_a_shard_does_not_hold_is_not_asked_for(nginx: Site) -> None:
 @pytest.mark.parametrize("suffix_ranges", [True, False])
 def test_an_empty_object_is_no_shard(nginx: Site, location: str, suffix_ranges: bool) -> None:
     """A write that was cut short is no shard without chunks: zarr deletes those."""
-    nginx.write(stored(location=location) | {FIRST: b""})
+    nginx.write(stored(location=location) | {FIRST: b""}, age=AGE)
     array = opened(FastStore(nginx.url, suffix_ranges=suffix_ranges))
     for window in (np.s_[:], np.s_[:32, :32], CORNER, np.s_[30:34, 30:34], np.s_[3, 3]):
         with pytest.raises(CorruptError, match="shorter than its index"):
@@ -201,7 +205,7 @@ def test_an_empty_object_is_no_shard(nginx: Site, location: str, suffix_ranges: 
 
 
 def test_indexes_that_have_no_room_are_read_again(nginx: Site) -> None:
-    nginx.write(stored())
+    nginx.write(stored(), age=AGE)
     with zfast.config.set(index_cache_size=0):
         array = opened(FastStore(nginx.url))
         for _ in range(2):
@@ -225,7 +229,7 @@ def windows_of_one_shard() -> list[Window]:
 
 
 def test_readers_at_once_share_one_index_request(nginx: Site) -> None:
-    nginx.write(stored())
+    nginx.write(stored(), age=AGE)
     array = opened(FastStore(nginx.url))
 
     def read() -> None:
@@ -250,7 +254,7 @@ def turns_at_every_step() -> Iterator[None]:
 
 @pytest.mark.usefixtures("turns_at_every_step")
 def test_readers_in_loops_of_their_own_share_one_index_request(nginx: Site) -> None:
-    nginx.write(stored())
+    nginx.write(stored(), age=AGE)
 
     def read_by_loops(array: Any) -> None:
         meet = threading.Barrier(READERS)

@@ -28,21 +28,7 @@ def names_object(key: Any) -> bool:
 
 
 def check_object(key: Any) -> str:
-    """Return a key that can be written or deleted below a base URL.
-
-    Raises
-    ------
-    ValueError
-        If it can only name a directory, or leads above the base where a server takes dot segments
-        out of a path, as most do (RFC 3986, section 5.2.4), percent-encoded too.
-    TypeError
-        If it is no str.
-    """
+    """Return a key that can name an object; raises ValueError if it cannot, TypeError as above."""
     if not names_object(key):
         raise ValueError(f"{key!r} cannot name an object, but only a directory")
-    depth = 0
-    for segment in key.split("/"):
-        depth += {"": 0, ".": 0, "..": -1}.get(segment, 1)
-        if depth < 0:
-            raise ValueError(f"{key!r} leads above the base URL, where nothing is written")
     return str(key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +27,14 @@ class Site:
         """Its URL, without a trailing slash."""
         return f"{self.server.url}/{self.name}"
 
-    def write(self, objects: dict[str, bytes]) -> None:
-        """Write objects, by key."""
+    def write(self, objects: dict[str, bytes], *, age: float = 0) -> None:
+        """Write objects, by key, as if so many seconds ago."""
         for key, body in objects.items():
             path = self.root / key
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(body)
+            if age:
+                os.utime(path, (time.time() - age,) * 2)
 
     def requests(self, at_least: int = 0) -> list[LoggedRequest]:
         """The requests for anything below this folder; see `ChildServer.requests`."""

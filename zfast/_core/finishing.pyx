@@ -7,6 +7,7 @@ blocks.
 
 from libcpp.map cimport multimap
 from libcpp.pair cimport pair
+from libcpp.string cimport string
 from libcpp.vector cimport vector
 
 from cython.operator cimport dereference, postincrement

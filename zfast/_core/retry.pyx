@@ -107,7 +107,7 @@ cdef double http_date(const char* text, size_t size) noexcept nogil:
         return _since_1970(text + 8, _two_digits(text + 5), _four_digits(text + 12), text + 17)
     # Sunday, 06-Nov-94 08:49:37 GMT
     date = text + size - RFC850_SIZE
-    if date[-1] != c' ' or date[-2] != c',' or date[2] != c'-' or date[6] != c'-':
+    if memcmp(date - 2, <const char*>", ", 2) or date[2] != c'-' or date[6] != c'-':
         return -1.0
     year = _two_digits(date + 7)
     if year >= 0:
