@@ -243,13 +243,19 @@ def test_a_tunnel_whose_reply_never_ends(
     proxy.wait_for(lambda: not proxy.open_connections)
 
 
-@pytest.mark.parametrize("reply", [b"\x1b[2J2026-01-01 CRITICAL\r\n\r\n", b""])
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (b"\x1b[2J2026-01-01 CRITICAL\r\n\r\n", "to CONNECT is not HTTP"),
+        (b"", "closed connection without response"),
+    ],
+)
 def test_a_tunnel_whose_reply_is_no_http(
-    scripted: Start, caplog: pytest.LogCaptureFixture, reply: bytes
+    scripted: Start, caplog: pytest.LogCaptureFixture, reply: bytes, says: str
 ) -> None:
     proxy = scripted(lambda _: [reply, Fin()])
     manager = urllib3.ProxyManager(proxy.url)
-    with pytest.raises(zfast.ConnectionFailedError, match="to CONNECT is not HTTP") as raised:
+    with pytest.raises(zfast.ConnectionFailedError, match=says) as raised:
         Client("https://origin.example", pool_manager=manager, retries=1).get("key")
     assert str(raised.value).isprintable()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -143,6 +143,20 @@ def test_where_one_address_fails_a_retry_takes_another(
     assert client.stats()["failed"] == 0
 
 
+def test_where_all_addresses_fail_now_and_then_connections_stay(
+    pair: Callable[..., Pair],
+) -> None:
+    def failing(request: Request) -> Iterable[Action]:
+        return [status(500)] if request.key.endswith("0") else echo(request)
+
+    servers = pair(handler=[failing, failing])
+    client = client_of(servers[0], max_concurrency=4, retries=1)
+    for _ in range(5):
+        client.get_many([(str(number), None) for number in range(100)], "return")
+    # Those to the one that failed first are opened anew, elsewhere; all others carry on.
+    assert sum(connected(servers)) <= 16
+
+
 def test_who_says_when_to_come_again_is_believed(pair: Callable[..., Pair]) -> None:
     def busy(request: Request) -> Iterable[Action]:
         return [status(503, retry_after="0")] if request.index == 0 else echo(request)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numcodecs
+from numcodecs.compat import ensure_contiguous_ndarray
 from zarr.codecs import BloscCodec, ShardingCodec
 from zarr.codecs._v2 import V2Codec
 
@@ -71,7 +72,8 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _check(data: Any) -> None:
-    if fault := blosc_fault(data):
+    # Whatever the bytes are called that the codec before has left.
+    if fault := blosc_fault(ensure_contiguous_ndarray(data).view("u1")):
         raise ValueError(fault)
 
 
@@ -91,7 +93,14 @@ def _checking(kind: Any) -> Any:
     """A subclass of a codec of zarr 3's."""
 
     async def decode_single(self: Any, chunk_bytes: Any, chunk_spec: Any) -> Any:
-        _check(chunk_bytes.to_bytes())
+        _check(chunk_bytes.as_numpy_array())
         return await kind._decode_single(self, chunk_bytes, chunk_spec)
 
-    return type(kind.__name__, (kind,), {"_decode_single": decode_single})
+    def decode_sync(self: Any, chunk_bytes: Any, chunk_spec: Any) -> Any:
+        _check(chunk_bytes.as_numpy_array())
+        return kind._decode_sync(self, chunk_bytes, chunk_spec)
+
+    methods: dict[str, Any] = {"_decode_single": decode_single}
+    if hasattr(kind, "_decode_sync"):
+        methods["_decode_sync"] = decode_sync
+    return type(kind.__name__, (kind,), methods)

@@ -123,9 +123,19 @@ class FastCodecPipeline(BatchedCodecPipeline):
             raise
         except Exception:
             # Which of them it is, codecs do not say.
-            for item in watched:
-                with _naming(store, item[0].path):
-                    await read([item], out, drop_axes)
+            bad = watched
+            while len(bad) > 1:
+                half = bad[: len(bad) // 2]
+                try:
+                    await read(half, out, drop_axes)
+                except _NO_FAULT_OF_DATA:
+                    raise
+                except Exception:
+                    bad = half
+                else:
+                    bad = bad[len(half) :]
+            with _naming(store, bad[0][0].path):
+                await read(bad, out, drop_axes)
             raise
         if statuses is None:
             statuses = tuple(

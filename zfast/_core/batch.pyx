@@ -327,16 +327,16 @@ cdef class Batch:
 
     def cancel_some(self, indexes):
         """The same of these reads alone; takes as long for many as for one."""
+        cdef vector[size_t] named = indexes
         cdef vector[char] chosen
         cdef size_t index
-        if self.engine.pid != getpid() or not indexes:
+        if self.engine.pid != getpid() or named.empty():
             return
-        chosen.resize(self.state.requests.size())
-        for index in indexes:
-            if index >= chosen.size():
-                raise IndexError(f"the batch has {chosen.size()} reads, no {index}")
-            chosen[index] = True
         pthread_mutex_lock(&self.engine.scheduler.lock)
+        chosen.resize(self.state.requests.size())
+        for index in named:
+            if index < chosen.size():
+                chosen[index] = True
         scheduler_cancel(self.engine.scheduler, self.state, chosen, STATUS_CANCELLED)
         pthread_mutex_unlock(&self.engine.scheduler.lock)
 

@@ -62,6 +62,10 @@ cdef enum:
     MOST_STALE_RETRIES = 8
 
 
+# As long as the pool then tries others first.
+cdef double BLAMED_SECONDS = 30.0
+
+
 cdef double _retry_after(const Exchange* exchange) noexcept nogil:
     cdef double date, now
     if exchange.parser.head.retry_after >= 0:
@@ -114,7 +118,7 @@ cdef void _distrust_idle(Scheduler* s, Lease* lease) noexcept nogil:
             lease_retire(s, other, False)
 
 
-cdef void _distrust_address(Scheduler* s, Lease* lease) noexcept nogil:
+cdef void _distrust_address(Scheduler* s, Lease* lease, double now) noexcept nogil:
     # One of a host's servers fails where others may not: what is asked of it next, and again, is
     # asked of those. The pool hears that the connections are no good, and chooses another address.
     cdef vector[Lease*] idle = lease.origin.idle
@@ -123,12 +127,17 @@ cdef void _distrust_address(Scheduler* s, Lease* lease) noexcept nogil:
             lease_retire(s, other, False)
     lease.broken = True
     lease.exchange.reusable = False
+    lease.origin.blamed = lease.address
+    lease.origin.blamed_until = now + BLAMED_SECONDS
 
 
-cdef inline bint _blames_address(const Lease* lease) noexcept nogil:
-    # Who says when to come again speaks for the host as a whole.
+cdef inline bint _blames_address(const Lease* lease, double now) noexcept nogil:
+    # Who says when to come again speaks for the host as a whole; and where a second address fails
+    # beside the first, it is not the address.
     return lease.address and lease.exchange.parser.head.status >= 500 and (
-        lease.exchange.parser.head.retry_after_value.offset == 0)
+        lease.exchange.parser.head.retry_after_value.offset == 0
+        and (lease.origin.blamed == lease.address or lease.origin.blamed_until <= now)
+    )
 
 
 cdef bint _leaves_it(Scheduler* s, Lease* lease, double now) noexcept nogil:
@@ -234,8 +243,8 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
             s, request, MISHAP_STATUS, STATUS_BAD_STATUS, _retry_after(exchange), now
         )
         _note_status(s, lease, request, waits, now)
-        if _blames_address(lease):
-            _distrust_address(s, lease)
+        if _blames_address(lease, now):
+            _distrust_address(s, lease, now)
     elif conclusion == CONCLUDED_REDIRECT:
         scheduler_redirect(s, request)
     else:

@@ -74,6 +74,8 @@ cdef cppclass Origin:
     double dial_after
     bint reached                    # a connection to it has been opened before
     double first_byte               # seconds to it, of late; 0 unknown
+    size_t blamed                   # the one of its addresses that answers by failures, 0 none
+    double blamed_until
 
 ctypedef Origin* Origin_ptr
 

@@ -127,7 +127,7 @@ def open_connection(
     if not spread.address and (peer := peer_of(connection.sock)):
         with runtime.fork_guard:
             addresses.hold(peer, time.monotonic())
-        return peer, (connection._dns_host, connection.port) in _several
+            return peer, (connection._dns_host, connection.port) in _several
     return spread.address, bool(spread.address)
 
 
@@ -291,6 +291,7 @@ def _addresses_of(host: str, port: int) -> list[str]:
         if len(names) < 2:
             _make_room(_single_until)
             _single_until[host, port] = now + _SINGLE_SECONDS
+            _several.pop((host, port), None)
         else:
             _make_room(_several)
             _several[host, port] = None
@@ -343,11 +344,11 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
     number = _number(error)
     # A proxy's words among it, which are not to move the cursor of who reads them.
     detail = _UNPRINTABLE.sub("?", _text(error) or type(error).__name__)
-    if isinstance(error, http.client.HTTPException):
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         return Status.CONNECT_FAILED, 0, "what it replies to CONNECT is not HTTP/1.1"
-    if isinstance(error, ValueError) and type(error).__module__ == "builtins":
-        # http.client shows the value of a header that it refuses.
-        return Status.CONNECT_FAILED, 0, type(error).__name__
+    if detail.startswith("Invalid header value"):
+        # http.client shows it.
+        return Status.CONNECT_FAILED, 0, "a header of the proxy's cannot be sent"
     if any(isinstance(e, (ssl.SSLCertVerificationError, CertificateError)) for e in chain) or (
         # Of urllib3 alone, such as one that misses the fingerprint it was told.
         isinstance(error, SSLError) and len(chain) == 1
