@@ -269,6 +269,29 @@ def test_what_the_core_cannot_read_zarr_reads(
     assert lines == [f"zarr's own pipeline reads chunks of {store.url}: codec numcodecs.bz2"]
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        [numcodecs.FixedScaleOffset(0, 1, "<f4", "<i4")],
+        # What blosc is given then is of any dtype.
+        [numcodecs.FixedScaleOffset(0, 1, "<f4", "<i4"), numcodecs.Blosc(), numcodecs.Delta("i1")],
+    ],
+    ids=["one", "three"],
+)
+def test_what_zarr_reads_with_blosc(
+    server: ScriptedServer, objects: Objects, filters: list[Any]
+) -> None:
+    layout = {"zarr_format": 2, "chunks": (16, 16), "compressors": numcodecs.Blosc("lz4", 5, 1)}
+    objects.fill(VALUES, filters=filters, **layout)
+    store, array = opened(server)
+    np.testing.assert_array_equal(array[...], VALUES)
+    assert store.stats()["fallback_chunks"] == CHUNKS
+    objects["a/0.0"] = objects["a/0.0"][:-3]
+    with pytest.raises(zfast.CorruptError, match=r"a/0.0.*truncated"):
+        opened(server)[1][...]
+    np.testing.assert_array_equal(array[16:], VALUES[16:])
+
+
 def test_every_store_says_it_once(server: ScriptedServer, objects: Objects, caplog: Any) -> None:
     objects.fill(VALUES, **FOREIGN)
     stores = []

@@ -318,9 +318,12 @@ class FastStore(Store, KeyMapping):
             parts.append((index, to_buffer(prototype, body.part(*bounds(within, len(body))))))
         return parts
 
-    def _missing(self, key: str) -> ZfastError:
+    def _missing(self, key: str, method: str = "GET") -> ZfastError:
         return error_for(
-            Status.MISSING, url=self._client._operations.location.display(key), key=key
+            Status.MISSING,
+            url=self._client._operations.location.display(key),
+            key=key,
+            method=method,
         )
 
     async def exists(self, key: str) -> bool:
@@ -339,7 +342,7 @@ class FastStore(Store, KeyMapping):
         client = self._use()
         info = await client.head_async(key) if names_object(key) else None
         if info is None:
-            raise self._missing(key)
+            raise self._missing(key, "HEAD")
         if info.size is not None:
             return info.size
         # A server that makes the body as it goes does not say how long it will be.
