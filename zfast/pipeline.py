@@ -122,7 +122,7 @@ class FastCodecPipeline(BatchedCodecPipeline):
         except _NO_FAULT_OF_DATA:
             raise
         except Exception:
-            # Which of them it is, codecs do not say.
+            # Which of them it is, codecs do not say; and it may be what is made of a chunk.
             bad = watched
             while len(bad) > 1:
                 half = bad[: len(bad) // 2]
@@ -134,8 +134,10 @@ class FastCodecPipeline(BatchedCodecPipeline):
                     bad = half
                 else:
                     bad = bad[len(half) :]
-            with _naming(store, bad[0][0].path):
-                await read(bad, out, drop_axes)
+            getter, spec = bad[0][0], bad[0][1]
+            stored = await getter.get(spec.prototype)
+            with _naming(store, getter.path):
+                list(await self._checked.decode([(stored, spec)]))
             raise
         if statuses is None:
             statuses = tuple(
