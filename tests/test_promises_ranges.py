@@ -11,7 +11,7 @@ from servers.scripted import Reply, Request, ok, overlay, partial, ranged, statu
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 
 import zfast
-from zfast.errors import AccessError, MissingKeyError, ResponseError
+from zfast.errors import MissingKeyError, ResponseError
 
 KINDS: list[tuple[Any, str, bytes]] = [
     (RangeByteRequest(5, 9), "bytes=5-8", OBJECT[5:9]),
@@ -350,24 +350,6 @@ def test_head_tells_size_and_validators(scripted: Scripted) -> None:
     assert client.head("missing") is None
     assert [request.method for request in server.requests] == ["HEAD"] * 3
     assert len(server.connections) == 1
-
-
-@pytest.mark.parametrize("code", [403, 405, 501])
-def test_where_head_is_refused_a_get_tells(scripted: Scripted, code: int) -> None:
-    serve = ranged({"key": OBJECT, "empty": b""})
-    server = scripted(lambda r: status(code) if r.method == "HEAD" else serve(r))
-    client = client_of(server)
-    for key, size in (("key", len(OBJECT)), ("empty", 0)):
-        found = client.head(key)
-        assert found is not None
-        assert found.size == size
-    assert client.head("missing") is None
-    assert {r.range for r in server.requests if r.method == "GET"} == {"bytes=0-0"}
-
-
-def test_where_get_is_refused_too_that_is_told(scripted: Scripted) -> None:
-    server = scripted(lambda _: status(403))
-    assert "GET" in str(failure(AccessError, client_of(server).head, "key"))
 
 
 def test_head_of_unknown_size(scripted: Scripted) -> None:

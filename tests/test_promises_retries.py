@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
 from itertools import pairwise
 from typing import Any
 
@@ -214,9 +213,13 @@ def test_seconds_to_wait(scripted: Scripted) -> None:
     assert 1 <= wait < 3
 
 
-def test_a_date_to_wait_for(scripted: Scripted) -> None:
+@pytest.mark.parametrize(
+    "form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"]
+)
+def test_a_date_to_wait_for(scripted: Scripted, form: str) -> None:
     moment = int(time.time()) + 2
-    server = scripted([status(429, retry_after=formatdate(moment, usegmt=True)), ok(OBJECT)])
+    date = time.strftime(form, time.gmtime(moment))
+    server = scripted([status(429, retry_after=date), ok(OBJECT)])
     assert client_of(server).get("key") == OBJECT
     assert time.time() >= moment
     (wait,) = waits(server)
@@ -232,7 +235,9 @@ def test_a_date_to_wait_for(scripted: Scripted) -> None:
         "-3",
         "1.5",
         "",
-        "Sun Nov  6 08:49:37 2094",
+        "Sun Nov  6 08:49:37 1994",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37",
         "99999999999999999999",
     ],
 )

@@ -52,7 +52,6 @@ _OK, _MISSING, _CHANGED, _CANCELLED, _REDIRECT = (
     int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED, Status.REDIRECT)
 )
 _BAD_REQUEST, _NOT_FOUND, _CONFLICT = 400, 404, 409
-_NO_HEAD = (403, 405, 501)
 # So long whole objects are asked for where a range was ignored: see WHOLE_SECONDS of the core.
 _WHOLE_SECONDS = 60.0
 
@@ -262,21 +261,16 @@ class Operations:
 
     def head(self, key: str, new_batch: NewBatch) -> Steps[ObjectInfo | None]:
         """Size and validators, None where missing."""
-        batch, method, target = new_batch(), "HEAD", self.location.target(key)
-        batch.add(self.policy, self.origin(), _HEAD, target, keep_head=True)
+        batch = new_batch()
+        batch.add(self.policy, self.origin(), _HEAD, self.location.target(key), keep_head=True)
         yield batch
-        if batch.code(0) not in (_OK, _MISSING) and batch.outcome(0)["status"] in _NO_HEAD:
-            # A URL may be signed for GET alone, and a server know no HEAD.
-            batch, method = new_batch(), "GET"
-            batch.add(self.policy, self.origin(), _GET, target, *span((0, 1)), keep_head=True)
-            yield batch
         outcome = batch.outcome(0)
         if outcome["code"] == _MISSING or outcome["directory"]:
             return None
         if outcome["code"] != _OK:
             if (yield from self.is_below_file(key, outcome["status"], new_batch)):
                 return None
-            raise self.error(batch, 0, key, method=method)
+            raise self.error(batch, 0, key, method="HEAD")
         fields = fields_of(outcome["head"])
         return ObjectInfo(
             outcome["object_size"],
