@@ -157,14 +157,13 @@ class Operations:
     def learn(self, batch: Batch) -> None:
         """Note whether the origin ignored a range of a complete batch."""
         if batch.range_ignored:
-            if not self._whole_until:
-                _log.warning(
-                    "%s://%s:%d ignores byte ranges: whole objects come, of which parts are taken",
-                    self.location.scheme,
-                    self.location.host,
-                    self.location.port,
-                )
+            is_news = not self._whole_until
             self._whole_until = time.monotonic() + _WHOLE_SECONDS
+            if is_news:
+                _log.warning(
+                    "%s ignores byte ranges: whole objects come, of which parts are taken",
+                    self.location.origin,
+                )
 
     def error(
         self, batch: Batch, index: int, key: str, byte_range: Any = None, method: str = "GET"
@@ -203,7 +202,7 @@ class Operations:
             for key, byte_range in items:
                 add(policy, origin, _GET, target(key), *span(byte_range))
         except (TypeError, ValueError) as error:
-            if len(items) == 1:
+            if len(items) == 1 or isinstance(error, ZfastError):
                 raise
             index = len(batch)
             raise located(error, f"read {index} of {items[index][0]!r:.80}") from None

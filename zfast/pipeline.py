@@ -71,8 +71,8 @@ class FastCodecPipeline(BatchedCodecPipeline):
         return checked_codecs.checked(self)  # type: ignore[no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_recipes", "_checked")
-        return {name: value for name, value in vars(self).items() if name not in kept}
+        made = ("_recipes", "_checked")
+        return {name: value for name, value in vars(self).items() if name not in made}
 
     async def read(  # type: ignore[override]
         self, batch_info: Iterable[Item], out: Any, drop_axes: tuple[int, ...] = ()
@@ -122,28 +122,36 @@ class FastCodecPipeline(BatchedCodecPipeline):
         except _NO_FAULT_OF_DATA:
             raise
         except Exception:
-            # Which of them it is, codecs do not say; and it may be what is made of a chunk.
-            bad = watched
-            while len(bad) > 1:
-                half = bad[: len(bad) // 2]
-                try:
-                    await read(half, out, drop_axes)
-                except _NO_FAULT_OF_DATA:
-                    raise
-                except Exception:
-                    bad = half
-                else:
-                    bad = bad[len(half) :]
-            getter, spec = bad[0][0], bad[0][1]
-            stored = await getter.get(spec.prototype)
-            with _naming(store, getter.path):
-                list(await self._checked.decode([(stored, spec)]))
+            await self._name_bad_chunk(store, watched, out, drop_axes)
             raise
         if statuses is None:
             statuses = tuple(
                 {"status": "missing" if item[0].missing else "present"} for item in watched
             )
         return statuses  # type: ignore[no-any-return]
+
+    async def _name_bad_chunk(
+        self, store: Any, bad: list[Item], out: Any, drop_axes: tuple[int, ...]
+    ) -> None:
+        """Raise CorruptError for the one of these chunks that cannot be decoded, if it is that.
+
+        Codecs do not say which it is; and what failed may be what was made of a chunk.
+        """
+        read = super(FastCodecPipeline, self._checked).read
+        while len(bad) > 1:
+            half = bad[: len(bad) // 2]
+            try:
+                await read(half, out, drop_axes)
+            except _NO_FAULT_OF_DATA:
+                raise
+            except Exception:
+                bad = half
+            else:
+                bad = bad[len(half) :]
+        getter, spec = bad[0][0], bad[0][1]
+        stored = await getter.get(spec.prototype)
+        with _naming(store, getter.path):
+            list(await self._checked.decode([(stored, spec)]))
 
     async def write(
         self, batch_info: Iterable[Item], value: Any, drop_axes: tuple[int, ...] = ()

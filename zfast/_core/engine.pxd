@@ -27,5 +27,6 @@ cdef class Engine:
     cdef ensure_decode_threads(self)
     cdef _start_decoding(self)
     cdef _close_leases(self)
+    cdef _release_idle(self, origin_ids, bint forgets)
     cdef reap(self)
     cdef ensure_usable(self)

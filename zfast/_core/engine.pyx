@@ -71,11 +71,6 @@ cdef void _see_guest_out(Scheduler* s) noexcept nogil:
             usleep(100)
 
 
-cdef void _release_idle(Scheduler* s, Origin* origin) noexcept nogil:
-    while not origin.idle.empty():
-        lease_retire(s, origin.idle.back(), True)
-
-
 SNAPSHOT = (
     "in_flight", "max_in_flight", "connections", "max_connections", "dialling", "delayed",
     "connections_opened", "connections_pooled", "connections_closed", "batches_attended", "origins",
@@ -331,7 +326,6 @@ cdef class Engine:
         cdef Origin* origin
         self.ensure_usable()
         origin = origin_new(id, authority, fields, prefix, max_leases)
-        self.reap()
         pthread_mutex_lock(&self.scheduler.lock)
         origins_free_forgotten(self.scheduler)
         self.scheduler.origins[id] = origin
@@ -342,21 +336,13 @@ cdef class Engine:
 
         At once, or when another is added after the last of their requests and connections.
         """
-        cdef Scheduler* s = self.scheduler
-        cdef vector[long long] ids = origin_ids
-        cdef Origin* origin
-        self.ensure_usable()
-        pthread_mutex_lock(&s.lock)
-        for id in ids:
-            origin = origin_known(s, id)
-            if origin != NULL:
-                _release_idle(s, origin)
-                origin_forget(s, origin)
-        origins_free_forgotten(s)
-        pthread_mutex_unlock(&s.lock)
+        self._release_idle(origin_ids, True)
 
     def release_idle(self, origin_ids):
         """Give the idle connections of these origins back to their pools now."""
+        self._release_idle(origin_ids, False)
+
+    cdef _release_idle(self, origin_ids, bint forgets):
         cdef Scheduler* s = self.scheduler
         cdef vector[long long] ids = origin_ids
         cdef Origin* origin
@@ -364,8 +350,13 @@ cdef class Engine:
         pthread_mutex_lock(&s.lock)
         for id in ids:
             origin = origin_known(s, id)
-            if origin != NULL:
-                _release_idle(s, origin)
+            if origin == NULL:
+                continue
+            while not origin.idle.empty():
+                lease_retire(s, origin.idle.back(), True)
+            if forgets:
+                origin_forget(s, origin)
+        origins_free_forgotten(s)
         pthread_mutex_unlock(&s.lock)
 
     def ask_back(self, long long origin_id):

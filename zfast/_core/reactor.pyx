@@ -47,10 +47,12 @@ from zfast._core.types cimport STATUS_FIRST_BYTE_TIMEOUT, STATUS_OK, STATUS_READ
 
 # What a guest waits awake, windows of 64 KiB chunks on loopback: 854 us each for 970 us asleep.
 cdef double PATIENCE_SECONDS = 200e-6
-cdef enum:
-    UNPOLLED_MICROSECONDS = 1000
 # A connection is not worth more of the reader's time.
 cdef double DRAIN_SECONDS = 1.0
+
+cdef enum:
+    # Between two looks at connections that cannot be polled.
+    UNPOLLED_MICROSECONDS = 1000
 
 
 cdef void _watch(Thread* thread, Lease* lease) noexcept nogil:
