@@ -370,7 +370,7 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
 
 
 def _is_for_good(error: ssl.SSLError) -> bool:
-    """Whether a handshake would fail again: who is there will not have us, or speaks no TLS."""
+    """Whether a handshake would fail again: who is there will not have us, or suits us not."""
     reason, refuses = fault_of(error)
     return refuses or reason.endswith(_INCOMPATIBLE)
 
