@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hypothesis  # noqa: F401 - before anything is frozen: it asks the collector for referrers
 import pytest
 import trustme
 from servers.apache import Apache, find_apache
@@ -194,6 +196,12 @@ def _no_leaks() -> Iterator[None]:
     assert not child_processes() - children
 
 
+def pytest_collection_finish() -> None:
+    """The tests stay, and so does what they import: no collection need walk through all of it."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show the log of every running server with a failure."""
@@ -215,7 +223,7 @@ def _shared(server: _S) -> Iterator[_S]:
 
 def _site(request: pytest.FixtureRequest, server: ChildServer) -> Site:
     readable = re.sub(r"\W+", "-", request.node.name)[:40].strip("-")
-    site = Site(server, f"{readable}-{next(_site_numbers)}")
+    site = Site(server, f"{readable}-{next(_site_numbers)}", len(server.logged()))
     site.root.mkdir()
     return site
 

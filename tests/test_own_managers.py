@@ -394,7 +394,7 @@ def test_a_managers_own_headers_retries_and_timeout(scripted: Start) -> None:
     manager = urllib3.PoolManager(
         headers=headers,
         retries=urllib3.Retry(2, status_forcelist=[503]),
-        timeout=urllib3.Timeout(1.0),
+        timeout=urllib3.Timeout(0.3),
     )
     client = Client(server.url, pool_manager=manager, headers={"x-a": "ours"})
     with pytest.raises(zfast.ResponseError, match="after 3 attempts"):

@@ -119,7 +119,7 @@ def test_hosts_that_answer_nobody_do_not_stop_the_others(scripted: Start, reads:
     def read(dead: list[str]) -> float:
         def wait(url: str, count: int) -> None:
             with zfast.Client(
-                url, timeout=6, retries=False, deadline=7, max_concurrency=count
+                url, timeout=3, retries=False, deadline=4, max_concurrency=count
             ) as client:
                 found = client.get_many([(str(number), None) for number in range(count)], "return")
                 assert all(isinstance(one, zfast.ZfastError) for one in found)

@@ -186,8 +186,10 @@ class ChildServer(abc.ABC):
             self._process.wait()
             self._end()
 
-    def requests(self, at_least: int = 0, timeout: float = 10.0) -> list[LoggedRequest]:
-        """Every request answered so far, in the order of the log.
+    def requests(
+        self, at_least: int = 0, timeout: float = 10.0, *, since: int = 0
+    ) -> list[LoggedRequest]:
+        """Every request answered so far, in the order of the log, but for its first `since` lines.
 
         A server may write its log after the client has the response. So a request of its own goes
         through the server first, and the log is read when that, and `at_least` others, are in it.
@@ -201,7 +203,7 @@ class ChildServer(abc.ABC):
         self._ask(sentinel)
         deadline = time.monotonic() + timeout
         while True:
-            logged = self.logged()
+            logged = self.logged()[since:]
             requests = [entry for entry in logged if not entry.target.startswith(_SENTINEL)]
             if len(requests) >= at_least and any(entry.target == sentinel for entry in logged):
                 return requests

@@ -16,6 +16,8 @@ class Site:
 
     server: ChildServer
     name: str
+    since: int = 0
+    """How long the server's log was before, which grows with all tests that share it."""
 
     @property
     def root(self) -> Path:
@@ -41,7 +43,7 @@ class Site:
         prefix = f"{self.name}/"
         before = 0
         while True:
-            logged = self.server.requests(before)
+            logged = self.server.requests(before, since=self.since)
             mine = [entry for entry in logged if entry.key.startswith(prefix)]
             if len(mine) >= at_least:
                 return mine
