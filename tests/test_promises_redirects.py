@@ -15,7 +15,12 @@ import zfast
 from zfast import Client
 from zfast.errors import AccessError, ConnectionFailedError, MissingKeyError, ResponseError
 
-SECRETS = {"Authorization": "Bearer secret", "Cookie": "a=b", "Proxy-Authorization": "Basic x"}
+SECRETS = {
+    "Authorization": "Bearer secret",
+    "Cookie": "a=b",
+    "Proxy-Authorization": "Basic x",
+    "X-Amz-Security-Token": "secret",
+}
 
 
 def moving(moves: dict[str, str], code: int = 302) -> Callable[[Request], Reply]:

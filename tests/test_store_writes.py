@@ -403,6 +403,37 @@ def test_a_server_that_makes_no_directories_at_all(
     assert server.keys("PUT") == ["c/0"] * 2
 
 
+def test_a_store_that_refuses_a_conditional_write_by_409(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    """As Azure does where there is such a blob, and to make directories knows nothing."""
+    objects = {"there": b"1"}
+
+    def azure(request: Request) -> Reply:
+        if request.method == "MKCOL":
+            return status(400)
+        if request.method == "PUT" and request.key in objects:
+            return status(409)
+        return ranged(objects)(request)
+
+    server = scripted(azure)
+    client = zfast.Client(server.url)
+    assert client.put("new", b"2", if_absent=True)
+    assert not client.put("there", b"2", if_absent=True)
+    assert objects == {"there": b"1", "new": b"2"}
+    with pytest.raises(zfast.ResponseError, match="409 Conflict"):
+        client.put("there", b"2")
+
+
+@pytest.mark.parametrize("above", [status(400), status(500), ok(b"<ListBucketResult/>")])
+def test_what_is_above_does_not_list(scripted: Callable[..., ScriptedServer], above: Reply) -> None:
+    """It is the store that was to be listed, and which the error names."""
+    server = scripted(lambda request: above if request.target == "/b/" else status(404))
+    store = FastStore(f"{server.url}/b/x.zarr", read_only=False, retries=0)
+    with pytest.raises(zfast.ListingError, match=r"/b/x\.zarr: .*404 Not Found"):
+        zarr.open_group(store, mode="w")
+
+
 @pytest.mark.parametrize("mode", ["w", "w-", "a"])
 def test_a_store_on_apaches_webdav(start: Callable[..., Any], tmp_path: Path, mode: str) -> None:
     (tmp_path / "root").mkdir()

@@ -45,8 +45,9 @@ class Client:
         ``http(s)://[user:pass@]host[:port]/base/path[?query]``; the query goes with every request.
     headers : mapping of str to str, optional
         Fields of every request. To another origin a redirect takes them along, but for
-        ``Authorization``, ``Proxy-Authorization`` and ``Cookie``; where others are secrets, name
-        all in ``retries=urllib3.Retry(..., remove_headers_on_redirect=[...])``.
+        ``Authorization``, ``Proxy-Authorization``, ``Cookie`` and ``X-Amz-Security-Token``; where
+        others are secrets, name all in
+        ``retries=urllib3.Retry(..., remove_headers_on_redirect=[...])``.
     retries : urllib3.Retry or int, optional
         Which failures are tried again, how often and after which wait.
     timeout : urllib3.Timeout or float, optional
@@ -68,7 +69,7 @@ class Client:
     coalesce_gap, coalesce_size : int, optional
         Chunks of one shard at most so many bytes apart are one request, of at most so many bytes.
     suffix_ranges : bool, optional
-        Whether the server knows ranges that are counted from the end.
+        Whether indexes of shards are asked for by ranges that are counted from the end.
 
     Raises
     ------

@@ -252,7 +252,7 @@ SETTINGS: dict[str, Setting] = {
             "suffix_ranges",
             True,
             "",
-            "whether servers know ranges that are counted from the end; Azure's do not",
+            "whether shard indexes are asked for by ranges counted from the end; Azure knows none",
             Flag(),
         ),
     )

@@ -31,8 +31,9 @@ _LISTED_AT_ONCE = 256
 _UNAUTHORIZED, _NOT_FOUND = 401, 404
 # What is written to see whether it is listed; no key to anybody, should one be left.
 _PROBE = "zfast-probe-"
-# What a server without index pages answers for a directory: nginx and Apache 403, others 405.
-_NO_INDEX = (401, 403, 405)
+# What a server without index pages answers for a directory: nginx and Apache 403, Azure's 400,
+# others 405.
+_NO_INDEX = (400, 401, 403, 405)
 # What one answers for a name that it keeps to itself; and, below a file, Caddy.
 _REFUSED = (400, 401, 403, 405)
 # What one answers that keeps its directories, has none, or takes no DELETE, where all listed keys
@@ -260,7 +261,12 @@ class Directories:
         # As before the first write to a store: the nearest directory above the base that is there
         # lists, but not what is below.
         for name, target in self._place.ancestors():
-            (page,) = yield from self._fetch_pages([""], [target], new_batch)
+            try:
+                (page,) = yield from self._fetch_pages([""], [target], new_batch)
+            except ZfastError as error:
+                # It is the base that was to be listed, and its own error says so.
+                _log.debug("what is above %s does not list: %s", self._place.url, error.reason)
+                return False
             if page is not None:
                 return all(entry.name != name for entry in page)
         return False

@@ -330,9 +330,15 @@ class Operations:
             failed = first_failure(batch)
         if failed is None:
             return True
+        key = items[failed][0]
         if if_absent and batch.code(failed) == _CHANGED:
             return False
-        raise self.error(batch, failed, items[failed][0], method="PUT")
+        if if_absent and batch.outcome(failed)["status"] == _CONFLICT:
+            # As Azure says that there is one.
+            (found,) = yield from self._heads([self.location.target(key)], new_batch)
+            if found["code"] == _OK and not found["directory"]:
+                return False
+        raise self.error(batch, failed, key, method="PUT")
 
     def _put(
         self, items: Sequence[tuple[str, Any]], if_absent: bool, new_batch: NewBatch

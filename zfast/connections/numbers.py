@@ -27,7 +27,7 @@ Timeouts = urllib3.Timeout | float | None
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _MOST_RETRIES = 10**9
-_SECRET = {"authorization", "cookie", "proxy-authorization"}
+_SECRET = {"authorization", "cookie", "proxy-authorization", "x-amz-security-token"}
 
 
 def _retry(retries: Any) -> urllib3.Retry:

@@ -22,9 +22,10 @@ __all__ = ["HTTPLocation"]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# pchar without percent-encoded, RFC 3986, section 3.3; unreserved is what quote() keeps anyway.
-_PCHAR = "!$&'()*+,;=:@"
-_SAFE_KEY = re.compile(r"[A-Za-z0-9\-._~!$&'()*+,;=:@/]*")
+# pchar without percent-encoded, RFC 3986, section 3.3; unreserved is what quote() keeps anyway. The
+# plus sign is left out: object stores take it for a space.
+_PCHAR = "!$&'()*,;=:@"
+_SAFE_KEY = re.compile(r"[A-Za-z0-9\-._~!$&'()*,;=:@/]*")
 _NOT_PATH = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~!$&'()*+,;=:@/%]")
 _NOT_QUERY = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~!$&'()*+,;=:@/?%]")
 _URL = re.compile(
@@ -119,7 +120,11 @@ class HTTPLocation:
         parts = _split(url)
         self.scheme: str = parts["scheme"].lower()
         if self.scheme not in _DEFAULT_PORTS:
-            raise _refusal(url, f"the scheme is {self.scheme}, but has to be http or https")
+            raise _refusal(
+                url,
+                f"the scheme is {self.scheme}, but has to be http or https; an object store is "
+                "reached by the https:// URL of its bucket",
+            )
         if parts["fragment"]:
             raise _refusal(url, "a base URL has no fragment; write a # in a path as %23")
         userinfo, at, host_and_port = parts["authority"].rpartition("@")
