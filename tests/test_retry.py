@@ -175,7 +175,12 @@ def test_statuses_and_credentials_of_a_retry() -> None:
     default = {408, 429, 500, 502, 503, 504}
     assert retry_statuses(None) == retry_statuses(urllib3.Retry(2)) == default
     assert retry_statuses(urllib3.Retry(2, status_forcelist=[418])) == {418}
-    assert credential_fields(None) == {"authorization", "cookie", "proxy-authorization"}
+    assert credential_fields(None) == {
+        "authorization",
+        "cookie",
+        "proxy-authorization",
+        "x-amz-security-token",
+    }
     assert credential_fields(urllib3.Retry(remove_headers_on_redirect=["X-Key"])) == {"x-key"}
 
 

@@ -45,7 +45,7 @@ def is_replaced(server: ScriptedServer, manager: urllib3.PoolManager) -> None:
     client = Client(server.url, pool_manager=manager, retries=0)
     assert client.get("ours") == b"ours"
     # One that has been used before might fail once at no cost.
-    assert client.stats()["connections_opened"] == 1
+    assert client.stats()["requests_on_new_connections"] == 1
     assert [(r.key, r.connection) for r in server.requests] == [("theirs", 0), ("ours", 1)]
     server.wait_for(lambda: len(server.open_connections) == 1)
 

@@ -66,4 +66,5 @@ def content_of(key: str, value: Any) -> Buffer:
 
 def directory_of(prefix: str) -> str:
     """A prefix as the directory that zarr takes it for."""
-    return prefix if not check_key(prefix) or prefix.endswith("/") else f"{prefix}/"
+    prefix = check_key(prefix)
+    return f"{prefix}/" if prefix and not prefix.endswith("/") else prefix

@@ -13,7 +13,7 @@ from zfast._core.types import Method, Status
 from zfast.config import setting
 from zfast.errors import ConfigurationError, error_for
 from zfast.locations.http import HTTPLocation
-from zfast.operations import OnError, first_failure, read_error
+from zfast.operations import OnError, check_on_error, first_failure, read_error
 from zfast.planner import located, span
 from zfast.policy import header_fields, policy_for
 
@@ -85,8 +85,7 @@ def cat_ranges(
     """
     if isinstance(urls, str | bytes):
         raise TypeError(f"urls is a {type(urls).__name__}; pass a list of URLs")
-    if on_error not in ("raise", "return"):
-        raise ValueError(f"on_error is {on_error!r}, but has to be 'raise' or 'return'")
+    check_on_error(on_error)
     # By position from here on: a pandas Series has labels.
     urls = list(urls)
     count = len(urls)
@@ -166,12 +165,14 @@ class _Targets:
             known = self._origins.get(plain[1])
             if known is not None:
                 return known, plain[2].encode("ascii"), None
-        place = HTTPLocation(url.partition("#")[0] if isinstance(url, str) else url)
-        origin = self._origins.get(place.origin)
+        location = HTTPLocation(url.partition("#")[0] if isinstance(url, str) else url)
+        origin = self._origins.get(location.origin)
         if origin is None:
-            origin = self._connections.origin(self._engine, place.scheme, place.host, place.port)
-            self._origins[place.origin] = origin
-        return origin, place.target(""), place.authorization
+            origin = self._connections.origin(
+                self._engine, location.scheme, location.host, location.port
+            )
+            self._origins[location.origin] = origin
+        return origin, location.target(""), location.authorization
 
 
 def _add(

@@ -70,7 +70,10 @@ class Number:
             return None
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ValueError
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise ValueError from None
         if not math.isfinite(number) or not self.low <= number <= self.high:
             raise ValueError
         return number

@@ -400,7 +400,7 @@ def _refuse_unknown(name: str) -> NoReturn:
 def _checked(declared: Setting, value: Any, origin: str) -> Any:
     try:
         return declared.check(value)
-    except (ValueError, OverflowError):
+    except ValueError:
         pass
     allowed = declared.allowed
     if origin == "argument":

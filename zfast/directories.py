@@ -66,7 +66,7 @@ class Directories:
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
-        self._place = operations.location
+        self._location = operations.location
         self._policy = operations.policy
         self._lists = False
 
@@ -125,10 +125,12 @@ class Directories:
         # The base stays. A directory goes with all that is in it (RFC 4918, section 9.6.1): those
         # below, and what an index page does not show.
         depth = max(prefix.count("/"), 1)
-        place = self._place
-        left = [(d, place.directory_target(d)) for d in tree.directories if d.count("/") == depth]
+        location = self._location
+        left = [
+            (d, location.directory_target(d)) for d in tree.directories if d.count("/") == depth
+        ]
         if not prefix:
-            left += [(key, place.target(key)) for key in ZARR_2_DOCUMENTS.difference(keys)]
+            left += [(key, location.target(key)) for key in ZARR_2_DOCUMENTS.difference(keys)]
         batch = new_batch()
         origin = self._operations.origin()
         for _, target in left:
@@ -138,7 +140,7 @@ class Directories:
             name, status = left[index][0], batch.outcome(index)["status"]
             if status not in _NOT_DELETED:
                 raise self._operations.error(batch, index, name, method="DELETE")
-            _log.debug("DELETE of %s: status %d, it stays", place.display(name), status)
+            _log.debug("DELETE of %s: status %d, it stays", location.display(name), status)
 
     def _walk(self, prefix: str, new_batch: NewBatch) -> Steps[_Tree]:
         above = prefix.rpartition("/")[0]
@@ -168,7 +170,7 @@ class Directories:
         self, directories: Sequence[str], new_batch: NewBatch
     ) -> Steps[list[Listing | None]]:
         # None for a directory that is not there.
-        targets = [self._place.directory_target(directory) for directory in directories]
+        targets = [self._location.directory_target(directory) for directory in directories]
         pages = yield from self._fetch_pages(directories, targets, new_batch)
         self._lists = self._lists or any(page is not None for page in pages)
         absent = [at for at, page in zip(directories, pages, strict=True) if page is None]
@@ -232,7 +234,7 @@ class Directories:
             batch = new_batch()
             origin = self._operations.origin()
             for _, key in names:
-                batch.add(self._policy, origin, _HEAD, self._place.target(key))
+                batch.add(self._policy, origin, _HEAD, self._location.target(key))
             yield batch
             for index, (directory, key) in enumerate(names):
                 outcome = batch.outcome(index)
@@ -260,12 +262,12 @@ class Directories:
     def _may_be_absent(self, new_batch: NewBatch) -> Steps[bool]:
         # As before the first write to a store: the nearest directory above the base that is there
         # lists, but not what is below.
-        for name, target in self._place.ancestors():
+        for name, target in self._location.ancestors():
             try:
                 (page,) = yield from self._fetch_pages([""], [target], new_batch)
             except ZfastError as error:
                 # It is the base that was to be listed, and its own error says so.
-                _log.debug("what is above %s does not list: %s", self._place.url, error.reason)
+                _log.debug("what is above %s does not list: %s", self._location.url, error.reason)
                 return False
             if page is not None:
                 return all(entry.name != name for entry in page)
@@ -294,7 +296,7 @@ class Directories:
             yield from self._operations.delete_many([probe], new_batch)
         except ZfastError as error:
             # A server may take PUT alone, and what was asked has its answer.
-            _log.info("%s stays: %s", self._place.display(probe), error)
+            _log.info("%s stays: %s", self._location.display(probe), error)
 
     def _page(self, batch: Batch, index: int, directory: str, target: bytes) -> Listing | None:
         body = batch.body(index)
@@ -302,7 +304,7 @@ class Directories:
             return None
         outcome = batch.outcome(index)
         content_type = fields_of(outcome["head"]).get("content-type", "")
-        page = self._place.parse_listing(bytes(body), content_type, target)
+        page = self._location.parse_listing(bytes(body), content_type, target)
         if page is None:
             raise self._no_listing(directory, outcome["status"])
         return page
@@ -311,7 +313,7 @@ class Directories:
         return ListingError(
             f"its index page may be cut: Caddy ends one after {CADDY_FILE_LIMIT} entries; set "
             "file_server { browse { file_limit N } } to more than there are",
-            url=self._place.display(directory) if directory else self._place.url,
+            url=self._location.display(directory) if directory else self._location.url,
             status=200,
             method="GET",
         )
@@ -329,7 +331,7 @@ class Directories:
             reason += '; if there is no store yet, mode "a" creates one without'
         return ListingError(
             reason,
-            url=self._place.display(directory) if directory else self._place.url,
+            url=self._location.display(directory) if directory else self._location.url,
             status=status,
             method="GET",
         )

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from zfast._core.types import Status
+from zfast.keys import quote_key
 
 __all__ = [
     "AccessError",
@@ -124,13 +125,13 @@ def _range_text(byte_range: Any) -> str:
 
 def _where(method: str | None, url: str | None, key: str | None, byte_range: Any) -> str:
     aside = []
-    # Two callers name a place differently: by the location's URL, or by the URL of the object.
-    if key and url and not url.endswith("/" + quote(key, safe="/~!$&'()*+,;=:@", errors="replace")):
+    # Two callers name an object differently: by the location's URL, or by the URL of the object.
+    if key and url and not url.endswith(f"/{quote_key(key, errors='replace')}"):
         aside.append(f"key {key!r}")
     if text := _range_text(byte_range):
         aside.append(text)
-    place = url or (repr(key) if key is not None else "")
-    words = [word for word in (method, place) if word]
+    where = url or (repr(key) if key is not None else "")
+    words = [word for word in (method, where) if word]
     if aside:
         words.append(f"({', '.join(aside)})")
     return " ".join(words)

@@ -1,10 +1,19 @@
-"""What a key can be: text, and to hold a value the name of an object. Pure."""
+"""What a key can be: text, and to hold a value the name of an object; as it goes out. Pure."""
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
-__all__ = ["check_key", "check_object", "names_object"]
+__all__ = ["check_key", "check_object", "directories_above", "names_object", "quote_key"]
+
+# pchar without percent-encoded, RFC 3986, section 3.3; unreserved is what quote() keeps anyway. The
+# plus sign is left out: object stores take it for a space.
+_PCHAR = "!$&'()*,;=:@"
+_SAFE_KEY = re.compile(r"[A-Za-z0-9\-._~!$&'()*,;=:@/]*")
 
 
 def check_key(key: Any) -> str:
@@ -32,3 +41,28 @@ def check_object(key: Any) -> str:
     if not names_object(key):
         raise ValueError(f"{key!r} cannot name an object, but only a directory")
     return str(key)
+
+
+def directories_above(key: str) -> Iterator[str]:
+    """Yield the names of the directories that a key is in, the outermost first."""
+    return itertools.accumulate(key.split("/")[:-1], "{}/{}".format)
+
+
+def quote_key(key: str, errors: str = "surrogateescape") -> str:
+    """Return a key percent-encoded, as it stands in a path.
+
+    Parameters
+    ----------
+    key : str
+        Any.
+    errors : str
+        What becomes of what UTF-8 cannot encode, as in `str.encode`: by default a file name that is
+        not UTF-8 comes out as its bytes, as `os.fsdecode` and a listing give it.
+    """
+    if _SAFE_KEY.fullmatch(key) and "./" not in key and not key.endswith("."):
+        return key
+    # A bare dot segment would be taken out of the path on the way (RFC 3986, section 5.2.4).
+    return "/".join(
+        segment.replace(".", "%2E") if segment in (".", "..") else segment
+        for segment in quote(key, safe="/" + _PCHAR, errors=errors).split("/")
+    )

@@ -5,7 +5,6 @@ Written once for both faces: how the batches are waited for is the client's busi
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -22,7 +21,7 @@ from zfast._core.shard_indexes import ShardIndexes
 from zfast._core.types import Method, Status
 from zfast.connections import Connections
 from zfast.errors import ZfastError, error_for
-from zfast.keys import check_key, check_object
+from zfast.keys import check_key, check_object, directories_above
 from zfast.locations.http import HTTPLocation
 from zfast.planner import bounds, grouped, located, span
 
@@ -33,6 +32,7 @@ __all__ = [
     "OnError",
     "Operations",
     "Steps",
+    "check_on_error",
     "fields_of",
     "first_failure",
     "read_error",
@@ -72,6 +72,12 @@ class ObjectInfo:
     etag: str | None
     last_modified: str | None
     content_type: str | None
+
+
+def check_on_error(on_error: Any) -> None:
+    """Raise ValueError unless it is one of the two."""
+    if on_error not in ("raise", "return"):
+        raise ValueError(f"on_error is {on_error!r}, but has to be 'raise' or 'return'")
 
 
 def read_error(
@@ -122,8 +128,8 @@ class Operations:
 
     def origin(self) -> int:
         """The engine's number of the location's origin."""
-        place = self.location
-        return self.connections.origin(runtime.current(), place.scheme, place.host, place.port)
+        there = self.location
+        return self.connections.origin(runtime.current(), there.scheme, there.host, there.port)
 
     def shard_indexes(self, engine: Engine, limit: int, suffix_ranges: bool) -> ShardIndexes:
         """The shard indexes that were read through this engine so far; see `ShardIndexes`."""
@@ -187,8 +193,7 @@ class Operations:
         self, items: Sequence[tuple[str, Any]], on_error: OnError, new_batch: NewBatch
     ) -> Steps[list[Any]]:
         """Bodies, None where missing, errors where `on_error` is "return"."""
-        if on_error not in ("raise", "return"):
-            raise ValueError(f"on_error is {on_error!r}, but has to be 'raise' or 'return'")
+        check_on_error(on_error)
         if self.ignores_ranges and len(items) > 1:
             return (yield from self._get_grouped(items, on_error, new_batch))
         batch = new_batch(fail_fast=on_error == "raise")
@@ -285,7 +290,7 @@ class Operations:
         which may mean anything; but who asks for the directory of that name it sends to the file,
         and the file is there.
         """
-        names = list(itertools.accumulate(key.split("/")[:-1], "{}/{}".format))
+        names = list(directories_above(key))
         if status != _BAD_REQUEST or not names:
             return False
         location = self.location
@@ -373,7 +378,7 @@ class Operations:
             yield from self._made([target], new_batch)
         by_depth: dict[int, dict[str, None]] = {}
         for key in keys:
-            for depth, name in enumerate(itertools.accumulate(key.split("/")[:-1], "{}/{}".format)):
+            for depth, name in enumerate(directories_above(key)):
                 by_depth.setdefault(depth, {})[name] = None
         for _, names in sorted(by_depth.items()):
             yield from self._made(map(self.location.directory_target, names), new_batch)

@@ -32,11 +32,13 @@ def stats() -> dict[str, Any]:
         was late), ``hedge_wins`` (of which the second answer came first),
         ``ranges_ignored`` (reads of a part for which the server sent the whole object),
         ``throttled`` (answers 429 and 503); ``first_byte`` and ``transfer``, histograms whose
-        element b counts times below 2**b µs that no earlier element counts; ``connections_reused``,
-        requests on a connection that had carried another, and ``connections_opened``, of a client
-        the requests that were the first on theirs; ``fallback_reads``, served by way of Python's
-        ssl; ``fallback_chunks``, read by zarr's own codec pipeline.
-        Of the process also ``connections_pooled`` (those that came open out of a urllib3 pool),
+        element b counts times below 2**b µs that no earlier element counts;
+        ``requests_on_new_connections``, the first on theirs, and ``requests_on_used_connections``;
+        ``index_hits``, reads of shards whose index was kept, or under way, and ``index_misses``,
+        that had to read it; ``fallback_reads``, served by way of Python's ssl;
+        ``fallback_chunks``, read by zarr's own codec pipeline.
+        Of the process also ``connections_opened`` (by urllib3, for the engine),
+        ``connections_pooled`` (those that came open out of a urllib3 pool),
         ``connections_closed``, ``connections_through_python``, ``batches_attended`` (small ones,
         whose I/O the thread did that waited for them), and of this moment ``in_flight``,
         ``connections``, ``dialling``, ``delayed``, ``origins``, ``max_in_flight`` and

@@ -36,7 +36,7 @@ from zfast._core.index_cache cimport index_cache_expect_parts
 from zfast._core.origins cimport batch_holds, origin_known
 from zfast._core.placement cimport MAX_DIMENSIONS, Extent
 from zfast._core.policy cimport Policy
-from zfast._core.recipe cimport Cell, Chain, Recipe
+from zfast._core.recipe cimport Chain, Recipe, WantedInner
 from zfast._core.request cimport Request
 from zfast._core.scatter cimport scatter_target
 from zfast._core.scheduler cimport (
@@ -134,7 +134,7 @@ cdef class ArrayRead:
         assembly = self.assembly = new Assembly()
         assembly.scheduler = s
         assembly.batch = batch.state
-        assembly.profile = policy.profile
+        assembly.policy = policy.state
         assembly.cache = indexes.cache
         assembly.fill.resize(len(fill))
         memcpy(assembly.fill.data(), <const char*>fill, len(fill))
@@ -150,7 +150,7 @@ cdef class ArrayRead:
         pthread_mutex_unlock(&s.lock)
         if assembly.origin == NULL:
             raise KeyError(f"no origin {origin}")
-        batch.policies[<size_t>policy.profile] = policy
+        batch.policies[<size_t>policy.state] = policy
         # Alive until the batch is complete, whoever waits for it.
         batch.pins.append(self)
 
@@ -321,15 +321,15 @@ cdef class ArrayRead:
     cdef _place(self, Task* task, placed):
         # `placed` has what is wanted of the chunk, or of each inner chunk of a shard: its number,
         # an offset, extents in stored order, and whether these are of the chunk as one dimension.
-        cdef Cell cell
+        cdef WantedInner wanted
         cdef bint sharded = self.recipe.chain.inner != NULL
         if placed is None:
             raise Inexpressible("a selection that is no box and no list")
         for number, offset, extents, flat in placed:
-            cell.inner = number
-            cell.placement.base = <char*>self.out.buf + <Py_ssize_t>offset
-            cell.placement.ndim = len(extents)
-            task.cells.push_back(cell)
+            wanted.number = number
+            wanted.placement.base = <char*>self.out.buf + <Py_ssize_t>offset
+            wanted.placement.ndim = len(extents)
+            task.wanted_inner.push_back(wanted)
             self._extend(task, extents)
             if flat and sharded:
                 self.inner_chain = self.recipe.inner_recipe.flat_chain()
@@ -338,8 +338,8 @@ cdef class ArrayRead:
         if sharded and self.recipe.inner_recipe.chain.inner != NULL:
             raise Inexpressible("a selection of nested shards that is no box")
         if not sharded:
-            task.placement = task.cells.front().placement
-            task.cells.clear()
+            task.placement = task.wanted_inner.front().placement
+            task.wanted_inner.clear()
 
     cdef _extend(self, Task* task, extents):
         cdef Extent extent
@@ -367,9 +367,9 @@ cdef class ArrayRead:
         cdef size_t at
         task.placement.extents = extents
         task.placement.ndim = <int>task.extents.size()
-        for at in range(task.cells.size()):
-            task.cells[at].placement.extents = extents
-            extents += task.cells[at].placement.ndim
+        for at in range(task.wanted_inner.size()):
+            task.wanted_inner[at].placement.extents = extents
+            extents += task.wanted_inner[at].placement.ndim
         if task.chain.inner != NULL:
             self.assembly.shards.emplace_back()
             shard = &self.assembly.shards.back()

@@ -7,8 +7,8 @@ from libcpp.vector cimport vector
 from zfast._core.index_cache cimport IndexCache, IndexEntry
 from zfast._core.octets cimport is_strong_tag
 from zfast._core.placement cimport Extent, Placement
-from zfast._core.recipe cimport Cell, Chain
-from zfast._core.request cimport Profile, Request
+from zfast._core.recipe cimport Chain, WantedInner
+from zfast._core.request cimport PolicyState, Request
 from zfast._core.shard_index cimport ShardIndex
 from zfast._core.sink cimport Piece
 from zfast._core.state cimport BatchState, Origin, Scheduler
@@ -41,7 +41,7 @@ cdef cppclass Task:
     Shard* shard
     string target
     Placement placement             # of the whole chunk or shard
-    vector[Cell] cells              # ... of the inner chunks, where that is no box of the shard
+    vector[WantedInner] wanted_inner  # ... of inner chunks, where that is no box of the shard
     vector[Extent] extents          # what the placements point to
     vector[Piece] pieces            # of a run; of a chunk that is as it is in memory, that one
     IndexEntry* entry               # that it reads an index for, or waits at
@@ -51,7 +51,7 @@ cdef cppclass Assembly:
     # One array read: planned by one thread, carried on by the decode threads.
     Scheduler* scheduler
     BatchState* batch
-    Profile* profile
+    PolicyState* policy
     Origin* origin
     IndexCache* cache
     vector[char] fill               # one element
@@ -59,7 +59,7 @@ cdef cppclass Assembly:
     unsigned long long max_run
     deque[Task] tasks               # the planner's
     deque[Shard] shards             # the planner's
-    vector[Task*] more              # those that came of an index, under the scheduler's lock
+    vector[Task*] later_tasks       # those that came of an index, under the scheduler's lock
     vector[char] missing            # a flag for each item, under the lock too
 
 ctypedef Task* Task_ptr
@@ -75,6 +75,6 @@ cdef void assembly_give_index(
     Assembly* assembly, Request* request, ShardIndex* index
 ) noexcept nogil
 cdef Status assembly_corrupt(
-    const Chain* chain, Request* request, long inner, const char* fault
+    const Chain* chain, Request* request, long number, const char* fault
 ) noexcept nogil
 cdef void assembly_free(Assembly* assembly) noexcept nogil

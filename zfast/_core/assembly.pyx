@@ -7,6 +7,7 @@ own does not. Nothing here blocks.
 from libcpp.string cimport string, to_string
 
 from zfast._core.finishing cimport scheduler_end, scheduler_finish
+from zfast._core.counters cimport count
 from zfast._core.index_cache cimport (
     IndexEntry,
     IndexFormat,
@@ -51,7 +52,7 @@ cdef Request* assembly_add(Assembly* assembly, Task* task) noexcept nogil:
     cdef Request* request
     batch.requests.emplace_back()
     request = &batch.requests.back()
-    request.profile = assembly.profile
+    request.policy = assembly.policy
     request.origin = assembly.origin
     request.endpoint = &assembly.origin.endpoint
     request.arena = batch.arena
@@ -59,9 +60,9 @@ cdef Request* assembly_add(Assembly* assembly, Task* task) noexcept nogil:
     request.index = batch.requests.size() - 1
     request.method = METHOD_GET
     request.target = task.target
-    request.object_size = request.expected = request.whole = -1
+    request.object_size = request.expected = request.required_object_size = -1
     request.measured = True
-    request.repeatable = (assembly.profile.retry.methods >> METHOD_GET) & 1
+    request.repeatable = (assembly.policy.retry.methods >> METHOD_GET) & 1
     request.task = task
     request.most = task.chain.most + WORTH_MORE
     if task.purpose == FOR_CHUNK:
@@ -111,7 +112,7 @@ cdef void _ask_for_part(Assembly* assembly, Task* task, Request* request) noexce
     request.wanted.end = <long long>past
     request.offset = first
     request.expected = <long long>(past - first)
-    request.whole = <long long>task.chain.size
+    request.required_object_size = <long long>task.chain.size
 
 
 cdef bint _direct(const Chain* chain, const Placement* placement, Request* request) noexcept nogil:
@@ -156,7 +157,7 @@ cdef void _ask_for_run(Task* task, Request* request) noexcept nogil:
         request.wanted.end = request.expected = 1
         _pin(request, index.etag, index.object_size)
         return
-    first = task.pieces.front().inner
+    first = task.pieces.front().number
     request.wanted.start = <long long>shard_index_offset(index, first)
     request.expected = <long long>(task.pieces.back().start + task.pieces.back().size)
     request.wanted.end = request.wanted.start + request.expected
@@ -173,8 +174,8 @@ cdef void _ask_for_run(Task* task, Request* request) noexcept nogil:
 
 cdef void _pin(Request* request, const string& tag, long long size) noexcept nogil:
     # To the object that something is known of already.
-    request.part = True
-    request.known_tag = tag
+    request.pinned = True
+    request.pinned_tag = tag
     request.object_size = size
     if tag_is_strong(tag):
         request.fields = string(b"If-Match: ") + tag + string(b"\r\n")
@@ -192,17 +193,18 @@ cdef bint assembly_enter_shard(Assembly* assembly, Request* request) noexcept no
         request.parked = False
         lanes_enqueue(assembly.scheduler, request, False)
         return False
-    format.count = task.chain.cells
+    format.count = task.chain.inner_count
     format.at_end = task.chain.index_at_end
     format.checksum = task.chain.index_checksum
     format.big_endian = task.chain.index_big_endian
     entry = index_cache_find_alike(assembly.cache, &task.target, &format)
     if entry == NULL:
+        count(&assembly.policy.counters.index_misses, 1)
         task.entry = index_cache_begin(assembly.cache, &task.target, &format)
         task.loads = True
         assembly_send(task, request)
         return False
-    assembly.cache.hits += 1
+    count(&assembly.policy.counters.index_hits, 1)
     if entry.index == NULL:
         entry.waiting.push_back(request)
         task.entry = entry
@@ -231,23 +233,23 @@ cdef void assembly_give_index(
     scheduler_finish(assembly.scheduler, request, STATUS_OK)
 
 
-cdef string _at_inner(const Chain* chain, size_t inner, const char* fault) noexcept nogil:
+cdef string _at_inner(const Chain* chain, size_t number, const char* fault) noexcept nogil:
     # "inner chunk (3, 4): ...", its coordinates as the shard has them.
     cdef string text
     cdef int dimension = chain.layout.ndim
     while dimension > 0:
         dimension -= 1
-        text = to_string(<unsigned long long>(inner % <size_t>chain.grid[dimension])) + text
-        inner //= <size_t>chain.grid[dimension]
+        text = to_string(<unsigned long long>(number % <size_t>chain.grid[dimension])) + text
+        number //= <size_t>chain.grid[dimension]
         if dimension:
             text = string(b", ") + text
     return string(b"inner chunk (") + text + string(b"): ") + string(fault)
 
 
 cdef Status assembly_corrupt(
-    const Chain* chain, Request* request, long inner, const char* fault
+    const Chain* chain, Request* request, long number, const char* fault
 ) noexcept nogil:
-    request.detail = string(fault) if inner < 0 else _at_inner(chain, <size_t>inner, fault)
+    request.detail = string(fault) if number < 0 else _at_inner(chain, <size_t>number, fault)
     return STATUS_CORRUPT
 
 
@@ -256,6 +258,6 @@ cdef void assembly_free(Assembly* assembly) noexcept nogil:
     cdef size_t at
     for at in range(assembly.shards.size()):
         shard_index_release(assembly.shards[at].index)
-    for task in assembly.more:
+    for task in assembly.later_tasks:
         del task
     del assembly

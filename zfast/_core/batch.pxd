@@ -15,8 +15,8 @@ cdef class Batch:
     cdef Engine engine
     cdef list pins
     cdef dict policies
-    cdef double seconds
-    cdef bint met                   # complete when its attendance ended: nobody was told
+    cdef double deadline_seconds
+    cdef bint ended_in_attendance   # nobody was told
     cdef readonly long long id
     cdef object __weakref__
 

@@ -33,7 +33,7 @@ from zfast._core.policy cimport Policy
 from zfast._core.reactor cimport reactor_attend
 from zfast._core.request cimport Request
 from zfast._core.scheduler cimport scheduler_admit, scheduler_seal, scheduler_submit
-from zfast._core.state cimport BatchState, Notices, Origin, Scheduler, monotonic, rest
+from zfast._core.state cimport BatchState, Notices, Origin, Scheduler, monotonic, wait_for
 from zfast._core.tls cimport tls_block_broken_pipes, tls_unblock_broken_pipes
 from zfast._core.types cimport (
     METHOD_GET,
@@ -67,7 +67,6 @@ cdef class Waker:
         self.notices = new Notices()
         self.notices.owners = 1
         self.notices.wake_fd = theirs.detach()
-        self.notices.signalled = False
 
     def __dealloc__(self):
         if self.notices != NULL:
@@ -150,22 +149,13 @@ cdef class Batch:
         self.id = next(_ids)
         self.pins = []
         self.policies = {}
-        self.seconds = deadline
+        self.deadline_seconds = deadline
         self.state = new BatchState()
         self.state.id = self.id
         self.state.arena = arena_new()
-        self.state.outstanding = 0
-        self.state.deadline = 0
         self.state.notify_each = each
         self.state.fail_fast = fail_fast
-        self.state.failed = False
-        self.state.submitted = self.state.done = False
         self.state.open = open
-        self.state.attended = False
-        self.met = False
-        self.state.cancelled = STATUS_OK
-        self.state.entered = 0
-        self.state.notices = NULL
         zfast_cond_init(&self.state.completed)
         if waker is not None:
             self.state.notices = waker.notices
@@ -229,24 +219,24 @@ cdef class Batch:
         cdef Request* request
         cdef Pin pinned
         cdef Scheduler* s = self.engine.scheduler
-        cdef Origin* place
+        cdef Origin* found
         if self.state.submitted:
             raise RuntimeError("the batch has been submitted: nothing can be added to it")
         pthread_mutex_lock(&s.lock)
-        place = origin_known(s, origin)
-        if place != NULL:
-            batch_holds(self.state, place)
+        found = origin_known(s, origin)
+        if found != NULL:
+            batch_holds(self.state, found)
         pthread_mutex_unlock(&s.lock)
-        if place == NULL:
+        if found == NULL:
             raise KeyError(f"no origin {origin}")
         # Pins first: nothing is added when a buffer is refused.
         pinned = pin(into, True) if into is not None else None
         sent = pin(content, False) if content is not None else None
         self.state.requests.emplace_back()
         request = &self.state.requests.back()
-        request.profile = policy.profile
-        request.origin = place
-        request.endpoint = &place.endpoint
+        request.policy = policy.state
+        request.origin = found
+        request.endpoint = &found.endpoint
         request.arena = self.state.arena
         request.batch = self.state
         request.index = self.state.requests.size() - 1
@@ -257,10 +247,10 @@ cdef class Batch:
         request.wanted.kind = <RangeKind>kind
         request.wanted.start = start
         request.wanted.end = end
-        request.object_size = request.expected = request.whole = -1
+        request.object_size = request.expected = request.required_object_size = -1
         request.measured = pinned is None
         request.keep_head = keep_head
-        request.repeatable = repeatable and (policy.profile.retry.methods >> method) & 1
+        request.repeatable = repeatable and (policy.state.retry.methods >> method) & 1
         if pinned is not None:
             request.memory = <char*>pinned._view.buf
             request.capacity = pinned._view.len
@@ -269,7 +259,7 @@ cdef class Batch:
             request.content = <const char*>(<Pin>sent)._view.buf
             request.content_size = (<Pin>sent)._view.len
             self.pins.append(sent)
-        self.policies[<uintptr_t>policy.profile] = policy
+        self.policies[<uintptr_t>policy.state] = policy
 
     def submit(self, double seconds=0):
         """Hand the batch to the engine.
@@ -297,8 +287,8 @@ cdef class Batch:
         self.engine.ensure_usable()
         if self.state.submitted:
             raise RuntimeError("the batch has been submitted already")
-        if self.seconds > 0:
-            self.state.deadline = now + self.seconds
+        if self.deadline_seconds > 0:
+            self.state.deadline = now + self.deadline_seconds
         self.engine.reap()
         self.engine.live[self.id] = self
         pthread_mutex_lock(&self.engine.scheduler.lock)
@@ -376,14 +366,14 @@ cdef class Batch:
         if self.state.attended:
             with nogil:
                 self.attend_to(seconds)
-        if self.met:
+        if self.ended_in_attendance:
             self.engine.reap()
-        return self.met
+        return self.ended_in_attendance
 
     cdef void attend_to(self, double seconds) noexcept nogil:
         cdef sigset_t before
         cdef bint blocks = self.state.over_sessions and tls_block_broken_pipes(&before)
-        self.met = reactor_attend(
+        self.ended_in_attendance = reactor_attend(
             self.engine.guest, self.engine.guest_decoder, self.state, monotonic() + seconds
         )
         if blocks:
@@ -517,7 +507,7 @@ cdef bint _wait_a_while(Scheduler* s, BatchState* state) noexcept nogil:
     cdef bint done
     pthread_mutex_lock(&s.lock)
     if not state.done:
-        rest(&state.completed, &s.lock, SIGNAL_CHECK_SECONDS)
+        wait_for(&state.completed, &s.lock, SIGNAL_CHECK_SECONDS)
     done = state.done
     pthread_mutex_unlock(&s.lock)
     return done

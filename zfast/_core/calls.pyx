@@ -39,7 +39,7 @@ from zfast._core.state cimport (
     Scheduler,
     monotonic,
     origin_has_waiting,
-    rest,
+    wait_for,
 )
 from zfast._core.tls cimport transport_over_session
 from zfast._core.transport cimport transport_over_socket
@@ -106,7 +106,7 @@ cdef bint _are_far(Scheduler* s) noexcept nogil:
     for call in s.calls:
         since = min(since, s.origins[call.id].dialled_at)
     if now < since + FAR_SECONDS:
-        rest(&s.calls_waiting, &s.lock, since + FAR_SECONDS - now)
+        wait_for(&s.calls_waiting, &s.lock, since + FAR_SECONDS - now)
         return False
     for call in s.calls:
         # One thread that says so is enough.
@@ -163,7 +163,7 @@ cdef class Calls:
                     if not s.calls.empty() and s.dial_threads < s.max_dial_threads:
                         far = _are_far(s)
                     elif AWAY_SECONDS > 0:
-                        away = not rest(&s.calls_waiting, &s.lock, AWAY_SECONDS)
+                        away = not wait_for(&s.calls_waiting, &s.lock, AWAY_SECONDS)
                     else:
                         pthread_cond_wait(&s.calls_waiting, &s.lock)
                     at = _callable(s)

@@ -5,7 +5,7 @@ from libcpp.vector cimport vector
 cdef struct Wanted:                 # bytes wanted of one object; start + size must not overflow
     unsigned long long start
     unsigned long long size
-    size_t inner                    # which inner chunk
+    size_t name                     # whatever the caller knows it by
 
 cdef struct Run:                    # one request, for wanted[first:past]
     unsigned long long start        # [start, end)

@@ -17,7 +17,7 @@ cdef extern from "<algorithm>" nogil:
 cdef bint _before(const Wanted& one, const Wanted& other) noexcept nogil:
     if one.start != other.start:
         return one.start < other.start
-    return one.size < other.size if one.size != other.size else one.inner < other.inner
+    return one.size < other.size if one.size != other.size else one.name < other.name
 
 
 cdef inline unsigned long long _end(const Wanted& wanted) noexcept nogil:
@@ -128,12 +128,12 @@ def runs_of(list ranges, unsigned long long max_gap, unsigned long long max_size
     cdef vector[Wanted] wanted
     cdef vector[Run] runs
     cdef Wanted one
-    for inner, (start, size) in enumerate(ranges):
-        one.start, one.size, one.inner = start, size, inner
+    for name, (start, size) in enumerate(ranges):
+        one.start, one.size, one.name = start, size, name
         wanted.push_back(one)
     with nogil:
         coalesce(&wanted, max_gap, max_size, &runs)
     return [
-        (run.start, run.end, [wanted[at].inner for at in range(run.first, run.past)])
+        (run.start, run.end, [wanted[at].name for at in range(run.first, run.past)])
         for run in runs
     ]

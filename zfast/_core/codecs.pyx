@@ -68,7 +68,7 @@ cdef enum:
     CHECKSUM_SIZE = 4
     # What a step whose result another compressor takes may yield beyond a quarter more than the
     # chunk: no compressor makes incompressible data longer than that.
-    OVERHEAD = 64 << 10
+    FRAME_OVERHEAD = 64 << 10
     # Scratch that is kept by decoder_trim.
     SMALL_SCRATCH = 1 << 20
 
@@ -125,8 +125,6 @@ cdef bint codec_available(CodecKind kind) noexcept nogil:
 cdef Decoder* decoder_new() noexcept nogil:
     cdef Decoder* decoder = new Decoder()
     contexts_init(&decoder.contexts)
-    decoder.scratch[0].base = decoder.scratch[1].base = NULL
-    decoder.scratch[0].size = decoder.scratch[1].size = 0
     return decoder
 
 
@@ -229,7 +227,7 @@ cdef size_t _capacity(
             size += CHECKSUM_SIZE
         elif _is_compressor(steps[at].kind):
             exact[0] = False
-            return decoded_size + decoded_size // 4 + OVERHEAD
+            return decoded_size + decoded_size // 4 + FRAME_OVERHEAD
     return size
 
 

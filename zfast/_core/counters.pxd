@@ -23,8 +23,8 @@ cdef struct Counters:
     unsigned long long reads            # reads, heads, puts and deletes completed, however
     unsigned long long missing
     unsigned long long failed
-    unsigned long long connections_opened  # requests that were the first on their connection
-    unsigned long long connections_reused  # requests on a connection that had carried another
+    unsigned long long requests_on_new_connections
+    unsigned long long requests_on_used_connections
     unsigned long long fallback_reads   # reads served by way of Python's ssl
     unsigned long long fallback_chunks  # chunks read by zarr's own codec pipeline
     unsigned long long bytes_received   # wanted body bytes
@@ -38,6 +38,8 @@ cdef struct Counters:
     unsigned long long hedge_wins       # ... of which the second answer came first
     unsigned long long ranges_ignored   # reads of a part for which the whole object came
     unsigned long long throttled        # answers 429 and 503
+    unsigned long long index_hits       # reads of shards whose index was kept, or on its way
+    unsigned long long index_misses     # ... whose index had to be read
     unsigned long long first_byte[HISTOGRAM_BUCKETS]
     unsigned long long transfer[HISTOGRAM_BUCKETS]
 

@@ -113,26 +113,26 @@ cdef unsigned int _by_table(
 cdef void _make_tables() noexcept nogil:
     cdef unsigned int[4][256] half
     cdef unsigned int crc
-    cdef int octet, place, distance
+    cdef int octet, at, distance
     for octet in range(256):
         crc = octet
         for _ in range(8):
             crc = crc >> 1 ^ (POLYNOMIAL if crc & 1 else 0)
         _slices[0][octet] = crc
-    for place in range(1, 8):
+    for at in range(1, 8):
         for octet in range(256):
-            crc = _slices[place - 1][octet]
-            _slices[place][octet] = crc >> 8 ^ _slices[0][crc & 0xFF]
+            crc = _slices[at - 1][octet]
+            _slices[at][octet] = crc >> 8 ^ _slices[0][crc & 0xFF]
     # Four octets of zero; twice the way until it is a stripe's.
-    for place in range(4):
+    for at in range(4):
         for octet in range(256):
-            _skip[place][octet] = _slices[3 - place][octet]
+            _skip[at][octet] = _slices[3 - at][octet]
     distance = 4
     while distance < STRIPE:
         half = _skip
-        for place in range(4):
+        for at in range(4):
             for octet in range(256):
-                _skip[place][octet] = _over(half, half[place][octet])
+                _skip[at][octet] = _over(half, half[at][octet])
         distance *= 2
 
 

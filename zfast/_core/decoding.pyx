@@ -24,7 +24,7 @@ from zfast._core.extern.pthread cimport (
 )
 from zfast._core.finishing cimport scheduler_end
 from zfast._core.index_cache cimport index_cache_expect_whole, index_cache_forget_index
-from zfast._core.recipe cimport Chain, chain_read, chain_read_cells
+from zfast._core.recipe cimport Chain, chain_read, chain_read_wanted
 from zfast._core.request cimport Request
 from zfast._core.scatter cimport scatter_fill
 from zfast._core.scheduler cimport scheduler_dispatch
@@ -40,7 +40,7 @@ from zfast._core.shard_read cimport (
     shard_resolve,
     shard_stop_waiting,
 )
-from zfast._core.state cimport MAX_BACKLOG, NOBODY, BatchState, Scheduler, monotonic, rest
+from zfast._core.state cimport MAX_BACKLOG, NOBODY, BatchState, Scheduler, monotonic, wait_for
 from zfast._core.types cimport (
     RANGE_SUFFIX,
     STATUS_CHANGED,
@@ -61,28 +61,28 @@ cdef void _fill(Task* task) noexcept nogil:
     cdef Task* planned = _planned(task)
     cdef size_t item_size = task.chain.layout.item_size
     cdef size_t at
-    if planned.cells.empty():
+    if planned.wanted_inner.empty():
         scatter_fill(item_size, &planned.placement, task.assembly.fill.data())
-    for at in range(planned.cells.size()):
-        scatter_fill(item_size, &planned.cells[at].placement, task.assembly.fill.data())
+    for at in range(planned.wanted_inner.size()):
+        scatter_fill(item_size, &planned.wanted_inner[at].placement, task.assembly.fill.data())
 
 
 cdef Status _decode_chunk(Task* task, Request* request, Decoder* decoder) noexcept nogil:
     cdef Task* planned = _planned(task)
     cdef const char* fill = task.assembly.fill.data()
     cdef const char* fault
-    cdef long inner = -1
-    if planned.cells.empty():
+    cdef long number = -1
+    if planned.wanted_inner.empty():
         fault = chain_read(
             task.chain, decoder, request.memory, request.delivered, &planned.placement, fill,
-            &inner,
+            &number,
         )
     else:
-        fault = chain_read_cells(
+        fault = chain_read_wanted(
             task.chain, task.shard.inner, decoder, request.memory, request.delivered,
-            planned.cells.data(), planned.cells.size(), fill, &inner,
+            planned.wanted_inner.data(), planned.wanted_inner.size(), fill, &number,
         )
-    return STATUS_OK if fault == NULL else assembly_corrupt(task.chain, request, inner, fault)
+    return STATUS_OK if fault == NULL else assembly_corrupt(task.chain, request, number, fault)
 
 
 cdef Status _decode_run(Task* task, Request* request, Decoder* decoder) noexcept nogil:
@@ -98,7 +98,7 @@ cdef Status _decode_run(Task* task, Request* request, Decoder* decoder) noexcept
             &task.pieces[at].placement, task.assembly.fill.data(), &deeper,
         )
         if fault != NULL:
-            return assembly_corrupt(chain, request, <long>task.pieces[at].inner, fault)
+            return assembly_corrupt(chain, request, <long>task.pieces[at].number, fault)
     return STATUS_OK
 
 
@@ -137,7 +137,7 @@ cdef void _do_index(Scheduler* s, Request* request, Status code) noexcept nogil:
     cdef Task* task = <Task*>request.task
     cdef Assembly* assembly = task.assembly
     cdef ShardIndex* index = task.shard.index
-    cdef vector[Task_ptr] runs
+    cdef vector[Task_ptr] tasks
     if _only_tells_size(task, request, code):
         pthread_mutex_lock(&s.lock)
         shard_end_size(task, request, code)
@@ -153,7 +153,7 @@ cdef void _do_index(Scheduler* s, Request* request, Status code) noexcept nogil:
         shard_stop_waiting(task, request)
     pthread_mutex_unlock(&s.lock)
     if code == STATUS_OK:
-        code = shard_plan_runs(task, request, &runs)
+        code = shard_plan_runs(task, request, &tasks)
     elif code == STATUS_MISSING:
         _fill(task)
     pthread_mutex_lock(&s.lock)
@@ -166,10 +166,10 @@ cdef void _do_index(Scheduler* s, Request* request, Status code) noexcept nogil:
     elif code == STATUS_CORRUPT and task.shard.index != NULL:
         index_cache_forget_index(assembly.cache, &task.target, task.shard.index)
     elif code == STATUS_OK:
-        shard_enter_runs(task, &runs)
+        shard_enter_runs(task, &tasks)
     else:
-        for run in runs:
-            del run
+        for each in tasks:
+            del each
     if code == STATUS_MISSING:
         task.assembly.missing[task.item] = 1
     scheduler_end(s, request, code)
@@ -256,7 +256,7 @@ cdef void* decoding_run(void* argument) noexcept nogil:
             break
         elif trimmed:
             pthread_cond_wait(&s.jobs_waiting, &s.lock)
-        elif not rest(&s.jobs_waiting, &s.lock, s.idle_timeout):
+        elif not wait_for(&s.jobs_waiting, &s.lock, s.idle_timeout):
             decoder_trim(decoder)
             # The last connections may have gone before the last bodies were decoded.
             buffers_trim()

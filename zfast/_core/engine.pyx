@@ -8,7 +8,6 @@ import socket
 
 cimport cython
 
-from libc.errno cimport ENOMEM
 from libc.stdlib cimport free, malloc
 from libcpp.vector cimport vector
 from posix.signal cimport sigfillset, sigset_t
@@ -94,8 +93,8 @@ cdef class Engine:
     max_head : int
         Bytes that a response head may have.
     max_dial_threads : int
-        Threads that may serve its `Calls`. Of those there are, all but two, at most, and one at
-        least open connections to one origin.
+        Most threads that may serve its `Calls`. Two of those there are open no connections to an
+        origin to which the others do; of so few that none would be left, one does.
     decode_threads : int
         Threads that decode chunks; they start with the first array read.
     """
@@ -124,36 +123,22 @@ cdef class Engine:
         self.scheduler = s
         self.max_head = max_head
         self.max_decode_threads = decode_threads
-        self.stopped = False
         self.pid = getpid()
         self.live = {}
         pthread_mutex_init(&s.lock, NULL)
         zfast_cond_init(&s.calls_waiting)
         zfast_cond_init(&s.jobs_waiting)
-        s.backlog = 0
-        s.decoding_ends = False
-        s.in_flight = s.leases = s.dialling = s.leaving = 0
-        s.has_sessions = False
         s.max_in_flight = max_in_flight
         s.max_leases = s.allowed_leases = max_leases
-        s.restore_after = s.next_starving = 0
-        s.dial_threads = s.dials_begun = 0
         s.max_dial_threads = max_dial_threads
-        s.next_deadline = s.next_idle = 0
-        s.adopted = NULL
         s.idle_timeout = idle_timeout
         s.dice = int.from_bytes(os.urandom(8), "little") | 1
-        s.connections_opened = s.connections_pooled = s.connections_closed = 0
-        s.batches_attended = 0
-        s.stopping = s.exiting = s.guest_is_here = s.guest_is_expected = s.guest_settles = False
         s.guest = io_threads
         try:
             for index in range(io_threads):
                 self.threads.push_back(self._new_thread(index))
             self.guest = self._new_thread(io_threads)
             self.guest_decoder = decoder_new()
-            if self.guest_decoder == NULL:
-                raise MemoryError("no memory for a decoder")
             self._start()
         except BaseException:
             # Where descriptors are short, the next to start is not to lack those of this one.
@@ -174,21 +159,18 @@ cdef class Engine:
         cdef pollfd waking
         ours, theirs = socket.socketpair()
         worker = new Worker()
-        worker.woken = worker.scan = worker.forget = False
-        worker.load = 0
         worker.wake_fd = theirs.detach()
         self.scheduler.workers.push_back(worker)
         self.descriptors.push_back(worker.wake_fd)
         thread = new Thread()
         thread.scheduler = self.scheduler
         thread.index = index
-        thread.wake_fd = ours.detach()
-        self.descriptors.push_back(thread.wake_fd)
-        thread.looked_at = thread.next_check = thread.next_tick = 0
+        thread.woken_fd = ours.detach()
+        self.descriptors.push_back(thread.woken_fd)
         thread.scratch = <char*>malloc(SCRATCH_SIZE)
         if thread.scratch == NULL:
             raise MemoryError("no memory for the engine's scratch")
-        waking.fd = thread.wake_fd
+        waking.fd = thread.woken_fd
         waking.events = POLLIN
         waking.revents = 0
         thread.polled.push_back(waking)
@@ -238,10 +220,7 @@ cdef class Engine:
             thread = new DecodeThread()
             thread.scheduler = self.scheduler
             thread.decoder = decoder_new()
-            if thread.decoder == NULL:
-                error = ENOMEM
-            else:
-                error = pthread_create(&thread.handle, NULL, decoding_run, thread)
+            error = pthread_create(&thread.handle, NULL, decoding_run, thread)
             if error:
                 decoder_free(thread.decoder)
                 del thread

@@ -47,7 +47,7 @@ cdef cppclass Exchange:
     string out
     size_t sent
     Request* request
-    bint hedges                     # another exchange of the same request began before
+    bint is_hedge                   # another exchange of the same request began before
     bint rivals                     # ... and goes on
     bint opens                      # parts may go out now
     bint late                       # another exchange of the same request is wished for

@@ -133,12 +133,12 @@ cdef inline bint _has_expected(const Request* request, size_t size) noexcept nog
 
 cdef bint _wrong_size(Exchange* exchange) noexcept nogil:
     # A whole object of another size is no such chunk; a part that ends early is of another object.
-    cdef long long size = max(exchange.request.expected, exchange.request.whole)
-    if not exchange.request.part:
+    cdef long long size = max(exchange.request.expected, exchange.request.required_object_size)
+    if not exchange.request.pinned:
         exchange.request.detail = (
             string(b"the object has not the ") + to_string(size) + string(b" bytes of a chunk")
         )
-    return exchange_fail(exchange, STATUS_CHANGED if exchange.request.part else STATUS_CORRUPT)
+    return exchange_fail(exchange, STATUS_CHANGED if exchange.request.pinned else STATUS_CORRUPT)
 
 
 cdef bint _no_room(Exchange* exchange, size_t size) noexcept nogil:
@@ -193,9 +193,10 @@ cdef bint _remember_object(Exchange* exchange) noexcept nogil:
     cdef const char* etag = exchange.head + exchange.parser.head.etag.offset
     cdef size_t size = exchange.parser.head.etag.size if exchange.parser.head.etag.offset else 0
     cdef bint strong = is_strong_tag(etag, size)
-    if request.part and (
-        not request.known_tag.empty() and string(etag, size) != request.known_tag or (
-            request.object_size >= 0 and 0 <= exchange.verdict.object_size != request.object_size
+    if request.pinned and (
+        not request.pinned_tag.empty() and string(etag, size) != request.pinned_tag or (
+            request.object_size >= 0 and exchange.verdict.object_size >= 0
+            and exchange.verdict.object_size != request.object_size
         )
     ):
         exchange.verdict.meaning = MEANS_FAILURE
@@ -222,16 +223,13 @@ cdef bint _on_head(Exchange* exchange) noexcept nogil:
     # True when the exchange is concluded.
     cdef Request* request = exchange.request
     cdef Verdict verdict
-    verdict = judge(
-        &exchange.parser.head, request.method, &request.wanted, <long long>request.delivered,
-        request.object_size, &request.profile.statuses,
-    )
+    verdict = _judged(exchange)
     if verdict.meaning != MEANS_RETRY:
         # From here on the request is this exchange's; one that was refused leaves it to the other.
         request.claimant = exchange
     request.http_status = exchange.parser.head.status
     if verdict.range_ignored and request.lead == NULL and not request.parts.empty() and (
-            not request.released):
+            not request.parts_sent):
         _take_undivided(exchange, &verdict)
     exchange.verdict = verdict
     exchange.phase = PHASE_DRAIN
@@ -256,6 +254,14 @@ cdef bint _on_head(Exchange* exchange) noexcept nogil:
     return _drains_too_much(exchange)
 
 
+cdef Verdict _judged(const Exchange* exchange) noexcept nogil:
+    cdef const Request* request = exchange.request
+    return judge(
+        &exchange.parser.head, request.method, &request.wanted, <long long>request.delivered,
+        request.object_size, &request.policy.statuses,
+    )
+
+
 cdef void _take_undivided(Exchange* exchange, Verdict* verdict) noexcept nogil:
     # The server sends all that there is: no part has to be asked for.
     cdef Request* request = exchange.request
@@ -263,10 +269,7 @@ cdef void _take_undivided(Exchange* exchange, Verdict* verdict) noexcept nogil:
     request.undivided = True
     # A former attempt may have begun to divide it.
     request.opened = False
-    verdict[0] = judge(
-        &exchange.parser.head, request.method, &request.wanted, <long long>request.delivered,
-        request.object_size, &request.profile.statuses,
-    )
+    verdict[0] = _judged(exchange)
 
 
 cdef bint _open_parts(Exchange* exchange) noexcept nogil:
@@ -276,7 +279,7 @@ cdef bint _open_parts(Exchange* exchange) noexcept nogil:
     # Without its size, an object that goes on behind the range could not be told.
     cdef bint holds = not request.etag.empty() and not exchange.verdict.range_ignored and (
         exchange.verdict.take > 0 and request.object_size >= 0)
-    if request.released:
+    if request.parts_sent:
         # Its parts write to the memory that they were given, for the object as it was: what it is
         # now is read when they have ended.
         if holds and request.tag == request.part_tag and (
@@ -319,7 +322,8 @@ cdef bint _on_content_head(Exchange* exchange) noexcept nogil:
     if verdict.take >= 0 and not verdict.tail and not _has_expected(
             request, request.delivered + <size_t>verdict.take):
         return _wrong_size(exchange)
-    if request.whole >= 0 and 0 <= verdict.object_size != request.whole:
+    if verdict.object_size >= 0 and request.required_object_size >= 0 and (
+            verdict.object_size != request.required_object_size):
         return _wrong_size(exchange)
     if verdict.take >= 0 and _is_too_much(request, <size_t>verdict.take):
         return _too_much(exchange)

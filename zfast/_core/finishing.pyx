@@ -1,8 +1,9 @@
 """The end of a request, for now or for good: finished, cancelled, or tried again after a while.
 
 Every submitted request is finished once, and until then it is in one place: parked, in a lane,
-delayed, on a lease (or two), or with Python. Each function runs under the scheduler's lock; none
-blocks.
+delayed, on a lease (or two), with Python, or, its own exchange over, waiting for parts of its
+range; one with a task is then a job of the decode threads. Each function runs under the
+scheduler's lock; none blocks.
 """
 
 from libcpp.map cimport multimap
@@ -70,15 +71,15 @@ cdef void scheduler_finish(Scheduler* s, Request* request, Status code) noexcept
 cdef void scheduler_end(Scheduler* s, Request* request, Status code) noexcept nogil:
     cdef BatchState* batch = <BatchState*>request.batch
     request.code = code
-    count(&request.profile.counters.reads, 1)
-    count(&request.profile.counters.ranges_ignored, request.range_ignored)
+    count(&request.policy.counters.reads, 1)
+    count(&request.policy.counters.ranges_ignored, request.range_ignored)
     if code == STATUS_OK:
-        count(&request.profile.counters.bytes_received, request.delivered)
-        count(&request.profile.counters.bytes_sent, request.content_size)
+        count(&request.policy.counters.bytes_received, request.delivered)
+        count(&request.policy.counters.bytes_sent, request.content_size)
     elif code == STATUS_MISSING:
-        count(&request.profile.counters.missing, 1)
+        count(&request.policy.counters.missing, 1)
     elif code != STATUS_CANCELLED:
-        count(&request.profile.counters.failed, 1)
+        count(&request.policy.counters.failed, 1)
         if batch.fail_fast and not batch.failed:
             batch.failed = True
             scheduler_cancel_all(s, batch, STATUS_CANCELLED)
@@ -103,7 +104,7 @@ cdef double _roll(Scheduler* s) noexcept nogil:
 cdef void _delay(Scheduler* s, Request* request, double delay, double now) noexcept nogil:
     cdef double due = now + delay
     cdef bint earliest = s.delayed.empty() or due < dereference(s.delayed.begin()).first
-    count(&request.profile.counters.retries, 1)
+    count(&request.policy.counters.retries, 1)
     if delay <= 0:
         lanes_enqueue(s, request, True)
         return
@@ -121,7 +122,7 @@ cdef bint scheduler_retry(
         code = request.cancelled
     elif request.repeatable or mishap == MISHAP_CONNECT:
         delay = retry_delay(
-            &request.profile.retry, &request.retries, mishap, retry_after, _roll(s)
+            &request.policy.retry, &request.retries, mishap, retry_after, _roll(s)
         )
     if delay < 0:
         scheduler_finish(s, request, code)

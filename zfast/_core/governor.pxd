@@ -21,7 +21,7 @@ cdef void governor_throttled(
 cdef void governor_failed(Governor* governor, double now) noexcept nogil
 cdef int governor_room(const Governor* governor, int in_flight, double now) noexcept nogil
 cdef void governor_asked(Governor* governor, double budget) noexcept nogil
-cdef double governor_hedges_at(
+cdef double governor_hedge_due(
     const Governor* governor, double begun, double floor
 ) noexcept nogil
 cdef bint governor_hedge(Governor* governor) noexcept nogil

@@ -12,19 +12,18 @@ from libc.string cimport memset
 
 from zfast._core.latency cimport latency_note, latency_quantile
 
-# Of the answers, those that are not late.
-cdef double HIGH = 0.95
-# Times that: where all take about as long, a hedge of every twentieth would cost without a gain.
-cdef double MARGIN = 2.0
-# A hedge, of which the budget has come together in parts.
-cdef double WHOLE = 0.999
+# An answer is late that takes LATE_TIMES as long as this share of all at most: by the share alone
+# every twentieth would be, where all take about as long.
+cdef double LATE_QUANTILE = 0.95
+cdef double LATE_TIMES = 2.0
+# Twenty times a twentieth come to a little less than one.
+cdef double ONE_HEDGE = 0.999
 # Seconds without a failure until hedges are sent again.
-cdef double RECOVERY = 1.0
+cdef double CALM_SECONDS = 1.0
 
 cdef enum:
     FEWEST_ANSWERS = 20
-    # Between two looks at the histogram.
-    SOME_ANSWERS = 16
+    ANSWERS_BETWEEN_LOOKS = 16
     # Hedges at once, however much was asked before.
     MOST_CREDIT = 16
 
@@ -41,9 +40,9 @@ cdef void governor_answered(Governor* governor, double first_byte, int most) noe
         latency_note(&governor.latency, first_byte)
         governor.unseen += 1
     if governor.latency.total >= FEWEST_ANSWERS and (
-            governor.late == 0 or governor.unseen >= SOME_ANSWERS):
+            governor.late == 0 or governor.unseen >= ANSWERS_BETWEEN_LOOKS):
         governor.unseen = 0
-        governor.late = MARGIN * latency_quantile(&governor.latency, HIGH)
+        governor.late = LATE_TIMES * latency_quantile(&governor.latency, LATE_QUANTILE)
     if governor.window > 0:
         governor.window += 1.0 / governor.window
         if governor.window >= most:
@@ -70,7 +69,7 @@ cdef void governor_throttled(
 
 
 cdef void governor_failed(Governor* governor, double now) noexcept nogil:
-    governor.troubled_until = now + RECOVERY
+    governor.troubled_until = now + CALM_SECONDS
 
 
 cdef int governor_room(const Governor* governor, int in_flight, double now) noexcept nogil:
@@ -85,11 +84,11 @@ cdef void governor_asked(Governor* governor, double budget) noexcept nogil:
     governor.credit = min(governor.credit + budget, <double>MOST_CREDIT)
 
 
-cdef double governor_hedges_at(
+cdef double governor_hedge_due(
     const Governor* governor, double begun, double floor
 ) noexcept nogil:
     # When a request that was begun then may be hedged, 0 where it is not known that it may.
-    if governor.late == 0 or governor.credit < WHOLE or governor.window > 0:
+    if governor.late == 0 or governor.credit < ONE_HEDGE or governor.window > 0:
         return 0
     return max(
         begun + max(floor, governor.late), max(governor.troubled_until, governor.paused_until)
@@ -98,7 +97,7 @@ cdef double governor_hedges_at(
 
 cdef bint governor_hedge(Governor* governor) noexcept nogil:
     # Takes one hedge out of the budget.
-    if governor.credit < WHOLE:
+    if governor.credit < ONE_HEDGE:
         return False
     governor.credit -= 1
     return True
@@ -155,4 +154,4 @@ cdef class GovernorOf:
 
     def hedges_at(self, double begun, double floor):
         """When a request that was begun then may be hedged, 0.0 where none may."""
-        return governor_hedges_at(&self.governor, begun, floor)
+        return governor_hedge_due(&self.governor, begun, floor)

@@ -38,8 +38,6 @@ cdef cppclass IndexCache:
     bint knows_suffixes             # servers here answer ranges that count from the end
     bint knows_ranges               # ... and any ranges at all
     double whole_until              # when that is to be found out anew
-    unsigned long long hits
-    unsigned long long misses
 
 cdef IndexEntry* index_cache_find(IndexCache* cache, const string* target) noexcept nogil
 cdef IndexEntry* index_cache_find_alike(

@@ -19,11 +19,11 @@ from zfast._core.state cimport WHOLE_SECONDS, monotonic
 
 cdef enum:
     # What an entry costs besides its pairs.
-    OVERHEAD = 256
+    ENTRY_OVERHEAD = 256
 
 
 cdef inline size_t _cost(const IndexEntry* entry) noexcept nogil:
-    return OVERHEAD + entry.target.size() + shard_index_size(entry.index.count, False)
+    return ENTRY_OVERHEAD + entry.target.size() + shard_index_size(entry.index.count, False)
 
 
 cdef void _unlink(IndexCache* cache, IndexEntry* entry) noexcept nogil:
@@ -93,7 +93,6 @@ cdef IndexEntry* index_cache_begin(
     entry.expired_tag.swap(cache.expired_tag)
     cache.expired_tag.clear()
     cache.entries[entry.target] = entry
-    cache.misses += 1
     return entry
 
 

@@ -6,7 +6,7 @@ Each function runs under the scheduler's lock, and none blocks.
 from libcpp.deque cimport deque
 from libcpp.vector cimport vector
 
-from zfast._core.request cimport Profile, Request
+from zfast._core.request cimport PolicyState, Request
 from zfast._core.state cimport MAX_BACKLOG, Lane, wake
 
 
@@ -16,7 +16,6 @@ cdef void lanes_enqueue(Scheduler* s, Request* request, bint first) noexcept nog
     cdef Lane* lane = batch.lanes[<size_t>origin]
     if lane == NULL:
         lane = new Lane()
-        lane.listed = False
         batch.lanes[<size_t>origin] = lane
     if first:
         lane.waiting.push_front(request)
@@ -57,7 +56,7 @@ cdef Request* lanes_take_next(Scheduler* s, Origin* origin) noexcept nogil:
             lane.listed = False
             continue
         request = lane.waiting.front()
-        if request.profile.in_flight.load() >= request.profile.max_in_flight or (
+        if request.policy.in_flight.load() >= request.policy.max_in_flight or (
                 _waits_for_decoding(s, request)):
             origin.lanes.push_back(lane)
             continue
@@ -73,7 +72,7 @@ cdef Request* lanes_take_next(Scheduler* s, Origin* origin) noexcept nogil:
 
 cdef long lanes_ready(Scheduler* s, Origin* origin, long enough) noexcept nogil:
     # How many waiting requests their clients let go out now; not counted beyond `enough`.
-    cdef Profile* profile = NULL
+    cdef PolicyState* policy = NULL
     cdef long ready = 0
     cdef long allowed = 0
     cdef long more
@@ -82,9 +81,9 @@ cdef long lanes_ready(Scheduler* s, Origin* origin, long enough) noexcept nogil:
             break
         if lane.waiting.empty() or _waits_for_decoding(s, lane.waiting.front()):
             continue
-        if lane.waiting.front().profile != profile:
-            profile = lane.waiting.front().profile
-            allowed = profile.max_in_flight - profile.in_flight.load()
+        if lane.waiting.front().policy != policy:
+            policy = lane.waiting.front().policy
+            allowed = policy.max_in_flight - policy.in_flight.load()
         more = max(0, min(allowed, <long>lane.waiting.size()))
         allowed -= more
         ready += more

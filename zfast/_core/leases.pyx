@@ -14,11 +14,11 @@ from zfast._core.extern.pthread cimport pthread_cond_signal
 from zfast._core.governor cimport (
     governor_give_back,
     governor_hedge,
-    governor_hedges_at,
+    governor_hedge_due,
     governor_room,
 )
 from zfast._core.lanes cimport lanes_list, lanes_ready
-from zfast._core.request cimport Profile, Request
+from zfast._core.request cimport PolicyState, Request
 from zfast._core.state cimport (
     CALL_CLOSE,
     CALL_DIAL,
@@ -40,7 +40,7 @@ cdef double ASK_AGAIN_SECONDS = 0.1
 
 cdef enum:
     # Exchanges that a connection is good for before another origin may take its place.
-    TURN = 16
+    EXCHANGES_A_TURN = 16
 
 # A dial that has neither begun nor ended for so long may be to a host that answers nobody.
 cdef double HANGS_SECONDS = 0.25
@@ -126,8 +126,8 @@ cdef void lease_retire(Scheduler* s, Lease* lease, bint reusable) noexcept nogil
 
 cdef void lease_lose(Scheduler* s, Lease* lease) noexcept nogil:
     # The lease's request is on it no more. Only its own worker may call this, which polls it.
-    lease_hedges_not(lease)
-    lease.request.profile.in_flight.fetch_sub(1)
+    lease_drop_hedge(lease)
+    lease.request.policy.in_flight.fetch_sub(1)
     lease.request = NULL
     lease.exchange.request = NULL
     lease.exchange.phase = PHASE_IDLE
@@ -164,7 +164,7 @@ cdef bint _evict(Scheduler* s, const Origin* origin, bint lacks) noexcept nogil:
             continue
         for lease in entry.second.idle:
             if entry.second.pending == 0 or (
-                lacks and lease.served >= TURN
+                lacks and lease.served >= EXCHANGES_A_TURN
                 and (origin.leases == 0 or entry.second.leases > _share(s))
             ):
                 # In its pool it would stay open: not where descriptors are what is short.
@@ -219,13 +219,13 @@ cdef bint _may_have_one_more(Scheduler* s, double now) noexcept nogil:
 
 cdef long _hedges_ready(Origin* origin) noexcept nogil:
     # How many of them their clients let go out now.
-    cdef const Profile* profile = NULL
+    cdef const PolicyState* policy = NULL
     cdef long ready = 0
     cdef long allowed = 0
-    for lease in origin.hedges:
-        if lease.request.profile != profile:
-            profile = lease.request.profile
-            allowed = profile.max_in_flight - profile.in_flight.load()
+    for lease in origin.awaiting_hedge:
+        if lease.request.policy != policy:
+            policy = lease.request.policy
+            allowed = policy.max_in_flight - policy.in_flight.load()
         if allowed > 0:
             allowed -= 1
             ready += 1
@@ -302,18 +302,18 @@ cdef void origin_withdraw_dials(Scheduler* s, Origin* origin) noexcept nogil:
 # ------------------------------------------------------------------------------------------ hedging
 
 
-cdef double lease_hedges_at(Scheduler* s, const Lease* lease, double now) noexcept nogil:
+cdef double lease_hedge_due(Scheduler* s, const Lease* lease, double now) noexcept nogil:
     # When the lease's request is to be sent a second time, or that is to be asked again; 0 for
     # never.
     cdef const Request* request = lease.request
     cdef double due
     if lease.twin != NULL or lease.wants_twin or lease.exchange.answered or (
-            lease.worker == s.guest or request.profile.hedge_budget <= 0):
+            lease.worker == s.guest or request.policy.hedge_budget <= 0):
         return 0
     if not request.repeatable or request.method not in (METHOD_GET, METHOD_HEAD):
         return 0
-    due = governor_hedges_at(
-        &lease.origin.governor, lease.exchange.begun, request.profile.hedge_floor
+    due = governor_hedge_due(
+        &lease.origin.governor, lease.exchange.begun, request.policy.hedge_floor
     )
     return due if due > 0 else now + ASK_AGAIN_SECONDS
 
@@ -323,13 +323,13 @@ cdef void lease_hedge(Scheduler* s, Lease* lease) noexcept nogil:
     if not governor_hedge(&lease.origin.governor):
         return
     lease.wants_twin = lease.exchange.late = True
-    lease.origin.hedges.push_back(lease)
+    lease.origin.awaiting_hedge.push_back(lease)
     lanes_list(s, lease.origin)
 
 
-cdef void lease_hedges_not(Lease* lease) noexcept nogil:
+cdef void lease_drop_hedge(Lease* lease) noexcept nogil:
     # It was wished for, and is not needed any more. Only the lease's own worker may call this.
-    cdef vector[Lease*]* hedges = &lease.origin.hedges
+    cdef vector[Lease*]* hedges = &lease.origin.awaiting_hedge
     cdef size_t index
     if not lease.wants_twin:
         return

@@ -1,7 +1,7 @@
 """What all requests of a client have in common, and the counters of what they did.
 
-A policy is immutable once made; its counters are written under the engine's lock and outlive it in
-the sum that `process_counters` gives.
+A policy is immutable once made; its counters, written under the engine's lock but for
+`fallback_chunks`, outlive it in the sum that `process_counters` gives.
 """
 
 from libc.string cimport memset
@@ -14,16 +14,16 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_t,
     pthread_mutex_unlock,
 )
-from zfast._core.request cimport Profile
+from zfast._core.request cimport PolicyState
 from zfast._core.semantics cimport POLICY_MISSING, POLICY_RETRY, STATUS_LIMIT
 
-ctypedef Profile* Profile_ptr
+ctypedef PolicyState* PolicyState_ptr
 
 # The counters of every client that there is, and the sum of those of every one that was.
-cdef pthread_mutex_t _profiles_lock
-cdef unordered_set[Profile_ptr] _profiles
+cdef pthread_mutex_t _states_lock
+cdef unordered_set[PolicyState_ptr] _states
 cdef Counters _retired
-pthread_mutex_init(&_profiles_lock, NULL)
+pthread_mutex_init(&_states_lock, NULL)
 memset(&_retired, 0, sizeof(_retired))
 
 
@@ -42,8 +42,8 @@ cdef dict _as_dict(const Counters* c):
         "reads": c.reads,
         "missing": c.missing,
         "failed": c.failed,
-        "connections_opened": c.connections_opened,
-        "connections_reused": c.connections_reused,
+        "requests_on_new_connections": c.requests_on_new_connections,
+        "requests_on_used_connections": c.requests_on_used_connections,
         "fallback_reads": c.fallback_reads,
         "fallback_chunks": c.fallback_chunks,
         "bytes_received": c.bytes_received,
@@ -57,6 +57,8 @@ cdef dict _as_dict(const Counters* c):
         "hedge_wins": c.hedge_wins,
         "ranges_ignored": c.ranges_ignored,
         "throttled": c.throttled,
+        "index_hits": c.index_hits,
+        "index_misses": c.index_misses,
         "first_byte": [c.first_byte[b] for b in range(HISTOGRAM_BUCKETS)],
         "transfer": [c.transfer[b] for b in range(HISTOGRAM_BUCKETS)],
     }
@@ -65,22 +67,22 @@ cdef dict _as_dict(const Counters* c):
 def process_counters():
     """The counters of all clients that this process has had, summed; see `Policy.counters`."""
     cdef Counters total
-    pthread_mutex_lock(&_profiles_lock)
+    pthread_mutex_lock(&_states_lock)
     total = _retired
-    for profile in _profiles:
-        _add_counters(&total, &profile.counters)
-    pthread_mutex_unlock(&_profiles_lock)
+    for state in _states:
+        _add_counters(&total, &state.counters)
+    pthread_mutex_unlock(&_states_lock)
     return _as_dict(&total)
 
 
 def after_fork_in_child():
     """In a forked child: begin with no request in flight, and with a lock that nobody holds."""
-    pthread_mutex_init(&_profiles_lock, NULL)
+    pthread_mutex_init(&_states_lock, NULL)
     memset(&_retired, 0, sizeof(_retired))
-    for profile in _profiles:
+    for state in _states:
         # What the parent has in flight no thread will ever end here, and what it did is its own.
-        profile.in_flight.store(0)
-        memset(&profile.counters, 0, sizeof(profile.counters))
+        state.in_flight.store(0)
+        memset(&state.counters, 0, sizeof(state.counters))
 
 
 cdef class Policy:
@@ -112,57 +114,57 @@ cdef class Policy:
                   double first_byte_timeout, double read_timeout, size_t split_threshold,
                   size_t split_size, double hedge_budget, double hedge_floor, int max_in_flight,
                   bint keys_only):
-        cdef Profile* profile = new Profile()
-        self.profile = profile
-        profile.fields = fields
-        profile.foreign_fields = foreign_fields
-        memset(&profile.statuses, 0, sizeof(profile.statuses))
-        memset(&profile.counters, 0, sizeof(profile.counters))
+        cdef PolicyState* state = new PolicyState()
+        self.state = state
+        state.fields = fields
+        state.foreign_fields = foreign_fields
+        memset(&state.statuses, 0, sizeof(state.statuses))
+        memset(&state.counters, 0, sizeof(state.counters))
         for statuses, flag in ((missing, POLICY_MISSING), (retry, POLICY_RETRY)):
             for status in statuses:
                 if not 100 <= status < STATUS_LIMIT:
                     raise ValueError(f"{status!r} is no HTTP status")
-                profile.statuses.flags[status] |= flag
-        profile.retry.total = retries["total"]
-        profile.retry.connect = retries["connect"]
-        profile.retry.read = retries["read"]
-        profile.retry.status = retries["status"]
-        profile.retry.other = retries["other"]
-        profile.retry.redirects = retries["redirects"]
-        profile.retry.backoff_factor = retries["backoff_factor"]
-        profile.retry.backoff_max = retries["backoff_max"]
-        profile.retry.backoff_jitter = retries["backoff_jitter"]
-        profile.retry.retry_after_max = retries["retry_after_max"]
-        profile.retry.respect_retry_after = retries["respect_retry_after"]
-        profile.retry.methods = retries["methods"]
-        profile.first_byte_timeout = first_byte_timeout
-        profile.read_timeout = read_timeout
-        profile.split_threshold = split_threshold
-        profile.split_size = split_size
-        profile.hedge_budget = hedge_budget
-        profile.hedge_floor = hedge_floor
-        profile.max_in_flight = max_in_flight
-        profile.keys_only = keys_only
-        profile.in_flight.store(0)
-        pthread_mutex_lock(&_profiles_lock)
-        _profiles.insert(profile)
-        pthread_mutex_unlock(&_profiles_lock)
+                state.statuses.flags[status] |= flag
+        state.retry.total = retries["total"]
+        state.retry.connect = retries["connect"]
+        state.retry.read = retries["read"]
+        state.retry.status = retries["status"]
+        state.retry.other = retries["other"]
+        state.retry.redirects = retries["redirects"]
+        state.retry.backoff_factor = retries["backoff_factor"]
+        state.retry.backoff_max = retries["backoff_max"]
+        state.retry.backoff_jitter = retries["backoff_jitter"]
+        state.retry.retry_after_max = retries["retry_after_max"]
+        state.retry.respect_retry_after = retries["respect_retry_after"]
+        state.retry.methods = retries["methods"]
+        state.first_byte_timeout = first_byte_timeout
+        state.read_timeout = read_timeout
+        state.split_threshold = split_threshold
+        state.split_size = split_size
+        state.hedge_budget = hedge_budget
+        state.hedge_floor = hedge_floor
+        state.max_in_flight = max_in_flight
+        state.keys_only = keys_only
+        state.in_flight.store(0)
+        pthread_mutex_lock(&_states_lock)
+        _states.insert(state)
+        pthread_mutex_unlock(&_states_lock)
 
     def __dealloc__(self):
         # Batches hold the policies of their requests: no worker knows this one any more.
-        if self.profile == NULL:
+        if self.state == NULL:
             return
-        pthread_mutex_lock(&_profiles_lock)
-        _add_counters(&_retired, &self.profile.counters)
-        _profiles.erase(self.profile)
-        pthread_mutex_unlock(&_profiles_lock)
-        del self.profile
+        pthread_mutex_lock(&_states_lock)
+        _add_counters(&_retired, &self.state.counters)
+        _states.erase(self.state)
+        pthread_mutex_unlock(&_states_lock)
+        del self.state
 
     def count_fallback(self, unsigned long long chunks):
         """Count chunks that zarr's own codec pipeline reads."""
-        pthread_mutex_lock(&_profiles_lock)
-        count(&self.profile.counters.fallback_chunks, <long long>chunks)
-        pthread_mutex_unlock(&_profiles_lock)
+        pthread_mutex_lock(&_states_lock)
+        count(&self.state.counters.fallback_chunks, <long long>chunks)
+        pthread_mutex_unlock(&_states_lock)
 
     def counters(self):
         """What the requests of this policy did, as a dict of int and of lists of int.
@@ -173,5 +175,5 @@ cdef class Policy:
         # Without the engine's lock: each number is right, their sum may be a moment apart.
         cdef Counters now
         memset(&now, 0, sizeof(now))
-        _add_counters(&now, &self.profile.counters)
-        return _as_dict(&now) | {"in_flight": self.profile.in_flight.load()}
+        _add_counters(&now, &self.state.counters)
+        return _as_dict(&now) | {"in_flight": self.state.in_flight.load()}

@@ -14,7 +14,7 @@ cdef enum:
 cdef cppclass Thread:
     Scheduler* scheduler
     int index
-    int wake_fd
+    int woken_fd
     pthread_t handle
     char* scratch
     vector[Lease*] leases

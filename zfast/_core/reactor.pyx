@@ -31,8 +31,8 @@ from zfast._core.leases cimport (
     lease_free,
     lease_has_ended,
     lease_hedge,
-    lease_hedges_not,
-    lease_hedges_at,
+    lease_drop_hedge,
+    lease_hedge_due,
     lease_lose,
     lease_retire,
 )
@@ -105,10 +105,10 @@ cdef inline bint _awaits_answer(const Exchange* exchange) noexcept nogil:
 
 cdef double _ends_at(const Exchange* exchange) noexcept nogil:
     # When it is to have made progress, 0 where there is no limit.
-    cdef double limit = exchange.request.profile.read_timeout
+    cdef double limit = exchange.request.policy.read_timeout
     cdef double since = exchange.progress
     if _awaits_answer(exchange):
-        limit = exchange.request.profile.first_byte_timeout
+        limit = exchange.request.policy.first_byte_timeout
         since = exchange.asked
     elif exchange.phase == PHASE_DRAIN and exchange.asked > 0:
         # What the answer means is known: only the connection is waited for.
@@ -141,7 +141,7 @@ cdef double _check_times(Thread* thread, double now) noexcept nogil:
             lease_drop_twin(thread.scheduler, lease)
         if lease.exchange.late and lease.exchange.answered:
             lease.exchange.late = False
-            lease_hedges_not(lease)
+            lease_drop_hedge(lease)
         if lease.exchange.opens:
             lease.exchange.opens = False
             split_go(thread.scheduler, lease.request)
@@ -151,7 +151,7 @@ cdef double _check_times(Thread* thread, double now) noexcept nogil:
             scheduler_settle(thread.scheduler, lease, now)
             continue
         next = sooner(next, due)
-        due = lease_hedges_at(thread.scheduler, lease, now)
+        due = lease_hedge_due(thread.scheduler, lease, now)
         # An answer may have come since the connections were looked at: to move what was there then
         # takes milliseconds, where the core has others to serve.
         if 0 < due <= thread.looked_at:
@@ -294,7 +294,7 @@ cdef bint _move(Thread* thread, double limit) noexcept nogil:
     now = monotonic()
     _step_ready(thread, now)
     if thread.polled[0].revents:
-        _drain_wake(thread.wake_fd)
+        _drain_wake(thread.woken_fd)
         return True
     return not thread.concluded.empty() or 0 < until <= now or _has_news(thread)
 

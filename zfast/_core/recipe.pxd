@@ -17,12 +17,12 @@ cdef cppclass Chain:
     bint index_at_end
     bint index_checksum
     bint index_big_endian
-    size_t cells                    # inner chunks of a shard
+    size_t inner_count              # inner chunks of a shard
     size_t index_size               # bytes of its index
     Py_ssize_t[MAX_DIMENSIONS] grid  # inner chunks along each stored dimension
-    Py_ssize_t[MAX_DIMENSIONS] cell  # shape of one, in this level's stored dimensions
+    Py_ssize_t[MAX_DIMENSIONS] inner_shape  # shape of one, in this level's stored dimensions
 
-cdef struct Cells:
+cdef struct InnerWalk:
     # Walks the inner chunks that a box touches, in C order.
     const Chain* chain
     const Placement* whole
@@ -31,26 +31,30 @@ cdef struct Cells:
     Py_ssize_t[MAX_DIMENSIONS] at
     bint ended
 
-cdef void cells_start(Cells* cells, const Chain* chain, const Placement* whole) noexcept nogil
-cdef struct Cell:
-    # What is wanted of one inner chunk, where that is no box of the shard.
-    size_t inner
-    Placement placement             # in the inner chunk's own stored dimensions, or its only one
-
-cdef bint cells_next(Cells* cells, size_t* inner, Placement* part, Extent* extents) noexcept nogil
-
-cdef bint chain_place(
-    const Chain* chain, const Placement* whole, size_t inner, Placement* part, Extent* extents
+cdef void inner_walk_start(
+    InnerWalk* walk, const Chain* chain, const Placement* whole
+) noexcept nogil
+cdef bint inner_walk_next(
+    InnerWalk* walk, size_t* number, Placement* part, Extent* extents
 ) noexcept nogil
 
-cdef const char* chain_read_cells(
+cdef struct WantedInner:
+    # What is wanted of one inner chunk, where that is no box of the shard.
+    size_t number
+    Placement placement             # in the inner chunk's own stored dimensions, or its only one
+
+cdef bint chain_place(
+    const Chain* chain, const Placement* whole, size_t number, Placement* part, Extent* extents
+) noexcept nogil
+
+cdef const char* chain_read_wanted(
     const Chain* chain, const Chain* inner_chain, Decoder* decoder, const char* data, size_t size,
-    const Cell* cells, size_t count, const char* fill, long* inner
+    const WantedInner* wanted, size_t count, const char* fill, long* number
 ) noexcept nogil
 
 cdef const char* chain_read(
     const Chain* chain, Decoder* decoder, const char* data, size_t size,
-    const Placement* placement, const char* fill, long* inner
+    const Placement* placement, const char* fill, long* number
 ) noexcept nogil
 
 cdef class Recipe:

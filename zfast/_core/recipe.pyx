@@ -38,52 +38,56 @@ cdef enum:
     FRAMES = 256
 
 
-# ------------------------------------------------------------------------------------------- cells
+# ------------------------------------------------------------------------------------ inner chunks
 
 
-cdef void cells_start(Cells* cells, const Chain* chain, const Placement* whole) noexcept nogil:
+cdef void inner_walk_start(
+    InnerWalk* walk, const Chain* chain, const Placement* whole
+) noexcept nogil:
     cdef int dimension
     cdef const Extent* extent
-    cells.chain = chain
-    cells.whole = whole
-    cells.ended = False
+    walk.chain = chain
+    walk.whole = whole
+    walk.ended = False
     for dimension in range(chain.layout.ndim):
         extent = &whole.extents[dimension]
-        cells.first[dimension] = extent.start // chain.cell[dimension]
-        cells.last[dimension] = (
-            (extent.start + (extent.count - 1) * extent.step) // chain.cell[dimension]
+        walk.first[dimension] = extent.start // chain.inner_shape[dimension]
+        walk.last[dimension] = (
+            (extent.start + (extent.count - 1) * extent.step) // chain.inner_shape[dimension]
         )
-        cells.at[dimension] = cells.first[dimension]
+        walk.at[dimension] = walk.first[dimension]
 
 
-cdef bint cells_next(Cells* cells, size_t* inner, Placement* part, Extent* extents) noexcept nogil:
+cdef bint inner_walk_next(
+    InnerWalk* walk, size_t* number, Placement* part, Extent* extents
+) noexcept nogil:
     # The next inner chunk with something wanted, placed as by chain_place; False after the last.
-    cdef const Chain* chain = cells.chain
+    cdef const Chain* chain = walk.chain
     cdef int dimension
     cdef bint touched = False
     while not touched:
-        if cells.ended:
+        if walk.ended:
             return False
-        inner[0] = 0
+        number[0] = 0
         for dimension in range(chain.layout.ndim):
-            inner[0] *= <size_t>chain.grid[dimension]
-            inner[0] += <size_t>cells.at[dimension]
+            number[0] *= <size_t>chain.grid[dimension]
+            number[0] += <size_t>walk.at[dimension]
         touched = placement_within(
-            cells.whole, chain.layout.ndim, chain.cell, cells.at, part, extents)
+            walk.whole, chain.layout.ndim, chain.inner_shape, walk.at, part, extents)
         dimension = chain.layout.ndim - 1
-        while dimension >= 0 and cells.at[dimension] == cells.last[dimension]:
-            cells.at[dimension] = cells.first[dimension]
+        while dimension >= 0 and walk.at[dimension] == walk.last[dimension]:
+            walk.at[dimension] = walk.first[dimension]
             dimension -= 1
         if dimension < 0:
-            cells.ended = True
+            walk.ended = True
         else:
-            cells.at[dimension] += 1
+            walk.at[dimension] += 1
     _permute(chain.inner, extents)
     return True
 
 
 cdef bint chain_place(
-    const Chain* chain, const Placement* whole, size_t inner, Placement* part, Extent* extents
+    const Chain* chain, const Placement* whole, size_t number, Placement* part, Extent* extents
 ) noexcept nogil:
     # Where the wanted part of an inner chunk goes, in the inner chunk's own stored dimensions;
     # False if nothing of it is wanted. `extents` has room for all dimensions.
@@ -91,9 +95,9 @@ cdef bint chain_place(
     cdef int dimension = chain.layout.ndim
     while dimension > 0:
         dimension -= 1
-        at[dimension] = <Py_ssize_t>(inner % <size_t>chain.grid[dimension])
-        inner //= <size_t>chain.grid[dimension]
-    if not placement_within(whole, chain.layout.ndim, chain.cell, at, part, extents):
+        at[dimension] = <Py_ssize_t>(number % <size_t>chain.grid[dimension])
+        number //= <size_t>chain.grid[dimension]
+    if not placement_within(whole, chain.layout.ndim, chain.inner_shape, at, part, extents):
         return False
     _permute(chain.inner, extents)
     return True
@@ -115,15 +119,15 @@ cdef void _permute(const Chain* chain, Extent* extents) noexcept nogil:
 
 cdef const char* chain_read(
     const Chain* chain, Decoder* decoder, const char* data, size_t size,
-    const Placement* placement, const char* fill, long* inner
+    const Placement* placement, const char* fill, long* number
 ) noexcept nogil:
     # Decodes a stored chunk and puts what the placement selects into the output. NULL, or a static
-    # text that says what is wrong; in `inner` then the inner chunk it is wrong at, if it is one.
+    # text that says what is wrong; then in `number` the inner chunk it is wrong at, if it is one.
     cdef const char* decoded = data
     cdef const char* fault
     cdef char* target
     if chain.inner != NULL:
-        return _read_shard(chain, decoder, data, size, placement, fill, inner)
+        return _read_shard(chain, decoder, data, size, placement, fill, number)
     target = scatter_target(&chain.layout, placement)
     fault = decode(
         decoder, chain.steps.data(), chain.steps.size(), data, size, chain.size, target, &decoded
@@ -135,41 +139,41 @@ cdef const char* chain_read(
 
 cdef const char* _read_shard(
     const Chain* chain, Decoder* decoder, const char* data, size_t size,
-    const Placement* placement, const char* fill, long* inner
+    const Placement* placement, const char* fill, long* number
 ) noexcept nogil:
     cdef const char* fault = NULL
-    cdef Cells cells
-    cdef Cell one
+    cdef InnerWalk walk
+    cdef WantedInner one
     cdef Extent[MAX_DIMENSIONS] extents
-    cdef ShardIndex* index = _index_of(chain, data, size, &fault, inner)
+    cdef ShardIndex* index = _index_of(chain, data, size, &fault, number)
     if index == NULL:
         return fault
-    cells_start(&cells, chain, placement)
-    while fault == NULL and cells_next(&cells, &one.inner, &one.placement, extents):
-        fault = _read_cell(chain.inner, decoder, data, index, &one, fill, inner)
+    inner_walk_start(&walk, chain, placement)
+    while fault == NULL and inner_walk_next(&walk, &one.number, &one.placement, extents):
+        fault = _read_inner(chain.inner, decoder, data, index, &one, fill, number)
     shard_index_release(index)
     return fault
 
 
-cdef const char* chain_read_cells(
+cdef const char* chain_read_wanted(
     const Chain* chain, const Chain* inner_chain, Decoder* decoder, const char* data, size_t size,
-    const Cell* cells, size_t count, const char* fill, long* inner
+    const WantedInner* wanted, size_t count, const char* fill, long* number
 ) noexcept nogil:
     # The same for a shard of which other things are wanted than a box.
     cdef const char* fault = NULL
     cdef size_t at
-    cdef ShardIndex* index = _index_of(chain, data, size, &fault, inner)
+    cdef ShardIndex* index = _index_of(chain, data, size, &fault, number)
     if index == NULL:
         return fault
     for at in range(count):
         if fault == NULL:
-            fault = _read_cell(inner_chain, decoder, data, index, &cells[at], fill, inner)
+            fault = _read_inner(inner_chain, decoder, data, index, &wanted[at], fill, number)
     shard_index_release(index)
     return fault
 
 
 cdef ShardIndex* _index_of(
-    const Chain* chain, const char* data, size_t size, const char** fault, long* inner
+    const Chain* chain, const char* data, size_t size, const char** fault, long* number
 ) noexcept nogil:
     cdef size_t start, at
     cdef ShardIndex* index
@@ -178,34 +182,34 @@ cdef ShardIndex* _index_of(
         return NULL
     start = size - chain.index_size if chain.index_at_end else 0
     index = shard_index_decode(
-        data + start, chain.index_size, chain.cells, chain.index_checksum, chain.index_big_endian,
-        fault,
+        data + start, chain.index_size, chain.inner_count, chain.index_checksum,
+        chain.index_big_endian, fault,
     )
     if index == NULL:
         return NULL
     fault[0] = shard_index_fault(index, size, start, chain.index_size, &at)
     if fault[0] == NULL:
         return index
-    inner[0] = <long>at
+    number[0] = <long>at
     shard_index_release(index)
     return NULL
 
 
-cdef const char* _read_cell(
+cdef const char* _read_inner(
     const Chain* chain, Decoder* decoder, const char* data, const ShardIndex* index,
-    const Cell* cell, const char* fill, long* inner
+    const WantedInner* wanted, const char* fill, long* number
 ) noexcept nogil:
     cdef const char* fault
     cdef long deeper = -1
-    if not shard_index_holds(index, cell.inner):
-        scatter_fill(chain.layout.item_size, &cell.placement, fill)
+    if not shard_index_holds(index, wanted.number):
+        scatter_fill(chain.layout.item_size, &wanted.placement, fill)
         return NULL
     fault = chain_read(
-        chain, decoder, data + shard_index_offset(index, cell.inner),
-        <size_t>shard_index_nbytes(index, cell.inner), &cell.placement, fill, &deeper,
+        chain, decoder, data + shard_index_offset(index, wanted.number),
+        <size_t>shard_index_nbytes(index, wanted.number), &wanted.placement, fill, &deeper,
     )
     if fault != NULL:
-        inner[0] = <long>cell.inner
+        number[0] = <long>wanted.number
     return fault
 
 
@@ -276,21 +280,21 @@ cdef class Recipe:
             raise ValueError("a codec around shards")
         self.inner_recipe = inner
         chain.inner = inner.chain
-        chain.cells = 1
+        chain.inner_count = 1
         for dimension in range(chain.layout.ndim):
-            chain.cell[inner.chain.axes[dimension]] = inner.chain.layout.shape[dimension]
+            chain.inner_shape[inner.chain.axes[dimension]] = inner.chain.layout.shape[dimension]
         for dimension in range(chain.layout.ndim):
-            if chain.cell[dimension] <= 0:
+            if chain.inner_shape[dimension] <= 0:
                 raise ValueError("shards of chunks without elements")
-            chain.grid[dimension] = chain.layout.shape[dimension] // chain.cell[dimension]
-            chain.cells *= <size_t>chain.grid[dimension]
+            chain.grid[dimension] = chain.layout.shape[dimension] // chain.inner_shape[dimension]
+            chain.inner_count *= <size_t>chain.grid[dimension]
         chain.index_at_end = at_end
         chain.index_checksum = checksum
         chain.index_big_endian = big_endian
-        chain.index_size = shard_index_size(chain.cells, checksum)
+        chain.index_size = shard_index_size(chain.inner_count, checksum)
         if chain.index_size > <size_t>MAX_SIZE:
-            raise ValueError(f"shards of {chain.cells} chunks")
-        chain.most = chain.index_size + chain.cells * inner.chain.most
+            raise ValueError(f"shards of {chain.inner_count} chunks")
+        chain.most = chain.index_size + chain.inner_count * inner.chain.most
 
     def __dealloc__(self):
         del self.flat

@@ -75,7 +75,7 @@ cdef bint _names_directory(Request* request, const string* target) noexcept nogi
     # Servers answer for a directory by sending to its index page, which is no value of a key. One
     # that stands behind another does not know of what that has taken off the path.
     cdef size_t at
-    if not request.profile.keys_only:
+    if not request.policy.keys_only:
         return False
     for at in range(_path_size(&request.target)):
         if request.target[at] == c"/" and _has_slash_more(target, &request.target, at):
@@ -87,7 +87,7 @@ cdef bint _names_file(Request* request, const string* target) noexcept nogil:
     # Where a file has a directory's name, Caddy sends there who asks for the index page. Behind
     # another redirect the slash is the server's own, and what was asked for may be a key.
     return (
-        request.profile.keys_only and request.retries.redirects == 1
+        request.policy.keys_only and request.retries.redirects == 1
         and _has_slash_more(&request.target, target, 0)
     )
 
@@ -115,7 +115,7 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
     cdef string* authority = &request.endpoint.authority
     cdef size_t fragment = location.find(b"#")
     cdef string target
-    if request.lead != NULL or request.released:
+    if request.lead != NULL or request.parts_sent:
         # Entity tags tell states of one resource apart: a part of another one does not fit.
         scheduler_finish(s, request, STATUS_REDIRECT)
         return
@@ -124,8 +124,8 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
         scheduler_finish(s, request, STATUS_REDIRECT)
         return
     request.retries.redirects += 1
-    count(&request.profile.counters.redirects, 1)
-    if request.retries.redirects > request.profile.retry.redirects:
+    count(&request.policy.counters.redirects, 1)
+    if request.retries.redirects > request.policy.retry.redirects:
         request.detail = string(b"more hops than max_redirects allows")
         scheduler_finish(s, request, STATUS_REDIRECT)
         return

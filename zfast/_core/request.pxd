@@ -12,7 +12,7 @@ from zfast._core.semantics cimport StatusPolicy
 from zfast._core.sink cimport Piece
 from zfast._core.types cimport ByteRange, Method, Status
 
-cdef cppclass Profile:
+cdef cppclass PolicyState:
     # What the requests of one client have in common; immutable but for the counters.
     string fields                   # header lines of every request
     string foreign_fields           # the same without credentials, for another origin
@@ -36,7 +36,7 @@ cdef cppclass Endpoint:
     string prefix                   # before the target: the authority, for a forwarding proxy
 
 cdef cppclass Request:
-    Profile* profile
+    PolicyState* policy
     Endpoint* endpoint
     Arena* arena
     void* origin                    # the scheduler's, that `endpoint` is of
@@ -58,13 +58,13 @@ cdef cppclass Request:
     size_t piece_count
     size_t offset                   # what of the first chunk comes before the body
     long long expected              # bytes that the body must have, -1 any number
-    long long whole                 # bytes that the object must have, -1 any number
+    long long required_object_size  # bytes that the object must have, -1 any number
     size_t most                     # bytes that a body is worth taking in, 0 any number
     void* task                      # what the assembly makes of the body, NULL for nothing
     bint lands                      # ... and that is nothing more, once the body has come
     bint parked                     # waits in no lane for what another request brings
-    bint part                       # of an object that is known already, and has to be the same
-    string known_tag                # its entity tag as it came, empty if it has none
+    bint pinned                     # of an object that is known already, and has to be the same
+    string pinned_tag               # its entity tag as it came, empty if it has none
     size_t delivered                # verified bytes already in memory
     string tag                      # entity tag of the object that they are from, as it came
     string etag                     # the same, if it is a strong validator
@@ -87,7 +87,7 @@ cdef cppclass Request:
     size_t unfinished               # the lead, and parts
     bint opened                     # the head has come, and a tag that holds the parts together
     bint undivided                  # the server sends the whole object: there are no parts
-    bint released                   # the parts are on their way
+    bint parts_sent                 # the parts are on their way
     string part_tag                 # ... of an object with this tag
     long long part_object_size      # ... and of this size
     Status failed_with              # what the first of them came to, STATUS_OK while none failed

@@ -67,7 +67,7 @@ cdef void request_undivide(Request* lead) noexcept nogil:
     # Asks for all of its range again, and for the whole object where that was it: one that turns
     # out to be longer is then another one.
     lead.wanted.end = lead.past
-    if lead.wanted.start == 0 and lead.past == lead.whole:
+    if lead.wanted.start == 0 and lead.past == lead.required_object_size:
         lead.wanted.kind = RANGE_WHOLE
     if lead.expected >= 0:
         lead.expected = lead.past - lead.wanted.start
@@ -84,9 +84,9 @@ cdef void request_compose(Request* request, string* out) noexcept nogil:
         )
     out.append(request.endpoint.fields)
     if request.foreign:
-        out.append(request.profile.foreign_fields)
+        out.append(request.policy.foreign_fields)
     else:
-        out.append(request.profile.fields)
+        out.append(request.policy.fields)
         out.append(request.credentials)
     out.append(request.fields)
     _write_range(request, out)

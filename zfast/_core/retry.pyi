@@ -18,4 +18,4 @@ def delays(
     """
 
 def parse_http_date(text: bytes) -> float:
-    """Seconds since 1970 of an IMF-fixdate (RFC 9110, section 5.6.7), -1.0 if it is none."""
+    """Seconds since 1970 of an HTTP-date (RFC 9110, section 5.6.7), -1.0 if it is none."""

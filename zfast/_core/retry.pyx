@@ -74,7 +74,9 @@ cdef double _since_1970(
     for index in range(12):
         if not memcmp(month_name, names + 3 * index, 3):
             month = index + 1
-    if month < 0 or day < 1 or year < 0 or hour < 0 or minute < 0 or second < 0:
+    if month < 0 or year < 0 or not (
+            1 <= day <= 31 and 0 <= hour < 24 and 0 <= minute < 60 and 0 <= second <= 60
+            and clock[2] == c':' and clock[5] == c':'):
         return -1.0
     # Days since the epoch of a proleptic Gregorian date, the year taken to begin in March.
     if month <= 2:
@@ -98,16 +100,22 @@ cdef double http_date(const char* text, size_t size) noexcept nogil:
     cdef int day, year
     if size == ASCTIME_SIZE:
         # Sun Nov  6 08:49:37 1994
+        if text[3] != c' ' or text[7] != c' ' or text[10] != c' ' or text[19] != c' ':
+            return -1.0
         day = text[9] - c'0' if text[8] == c' ' and is_digit(text[9]) else _two_digits(text + 8)
         return _since_1970(text + 4, day, _four_digits(text + 20), text + 11)
     if size < IMF_FIXDATE_SIZE or memcmp(text + size - 4, <const char*>" GMT", 4):
         return -1.0
     if size == IMF_FIXDATE_SIZE:
         # Sun, 06 Nov 1994 08:49:37 GMT
+        if memcmp(text + 3, <const char*>", ", 2) or (
+                text[7] != c' ' or text[11] != c' ' or text[16] != c' '):
+            return -1.0
         return _since_1970(text + 8, _two_digits(text + 5), _four_digits(text + 12), text + 17)
     # Sunday, 06-Nov-94 08:49:37 GMT
     date = text + size - RFC850_SIZE
-    if memcmp(date - 2, <const char*>", ", 2) or date[2] != c'-' or date[6] != c'-':
+    if memcmp(date - 2, <const char*>", ", 2) or (
+            date[2] != c'-' or date[6] != c'-' or date[9] != c' '):
         return -1.0
     year = _two_digits(date + 7)
     if year >= 0:
@@ -158,5 +166,5 @@ def delays(dict policy, list mishaps, double dice=0.0):
 
 
 def parse_http_date(bytes text):
-    """Seconds since 1970 of an IMF-fixdate (RFC 9110, section 5.6.7), -1.0 if it is none."""
+    """Seconds since 1970 of an HTTP-date (RFC 9110, section 5.6.7), -1.0 if it is none."""
     return http_date(text, len(text))

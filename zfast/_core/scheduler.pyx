@@ -15,7 +15,7 @@ from zfast._core.leases cimport (
     origin_end_dial,
     origin_lacks,
 )
-from zfast._core.request cimport Profile, Request
+from zfast._core.request cimport PolicyState, Request
 from zfast._core.splitting cimport split_plan
 from zfast._core.state cimport (
     MOST_ATTENDED,
@@ -40,7 +40,7 @@ cdef double NEAR_SECONDS = 1e-3
 cdef void scheduler_submit(Scheduler* s, BatchState* batch, double now) noexcept nogil:
     # Of an open batch this may be done several times: what was added since goes out.
     cdef int caller = s.guest if batch.attended else NOBODY
-    cdef Profile* counted = NULL
+    cdef PolicyState* counted = NULL
     cdef Request* request
     if not batch.submitted:
         batch.submitted = True
@@ -51,9 +51,9 @@ cdef void scheduler_submit(Scheduler* s, BatchState* batch, double now) noexcept
             wake(s.workers[0])
     while batch.entered < batch.requests.size():
         request = &batch.requests[batch.entered]
-        if request.profile != counted and (batch.entered == 0 or counted != NULL):
-            count(&request.profile.counters.batches, 1)
-        counted = request.profile
+        if request.policy != counted and (batch.entered == 0 or counted != NULL):
+            count(&request.policy.counters.batches, 1)
+        counted = request.policy
         scheduler_enter(s, request)
     if batch.outstanding == 0:
         scheduler_complete(s, batch)
@@ -170,12 +170,12 @@ cdef void _assign(
     lease.idle = False
     lease.request = request
     s.in_flight += 1
-    request.profile.in_flight.fetch_add(1)
-    count(&request.profile.counters.requests, 1)
+    request.policy.in_flight.fetch_add(1)
+    count(&request.policy.counters.requests, 1)
     if lease.used:
-        count(&request.profile.counters.connections_reused, 1)
+        count(&request.policy.counters.requests_on_used_connections, 1)
     else:
-        count(&request.profile.counters.connections_opened, 1)
+        count(&request.policy.counters.requests_on_new_connections, 1)
     worker.load += 1
     worker.inbox.push_back(lease)
     if chosen != caller:
@@ -202,16 +202,16 @@ cdef void _assign_next(Scheduler* s, Lease* lease, Request* request, int caller)
     cdef bint foreign = caller == s.guest and not (<BatchState*>request.batch).attended
     cdef Governor* governor = &lease.origin.governor
     lease.twin = NULL
-    lease.exchange.hedges = lease.exchange.rivals = False
+    lease.exchange.is_hedge = lease.exchange.rivals = False
     lease.late_after = 0
-    if request.profile.hedge_budget > 0:
-        governor_asked(governor, request.profile.hedge_budget)
-        lease.late_after = max(request.profile.hedge_floor, governor.late)
+    if request.policy.hedge_budget > 0:
+        governor_asked(governor, request.policy.hedge_budget)
+        lease.late_after = max(request.policy.hedge_floor, governor.late)
     _assign(s, lease, request, _worker_for(s, NOBODY if foreign else caller), caller)
 
 
-cdef inline bint _has_room(const Profile* profile) noexcept nogil:
-    return profile.in_flight.load() < profile.max_in_flight
+cdef inline bint _has_room(const PolicyState* policy) noexcept nogil:
+    return policy.in_flight.load() < policy.max_in_flight
 
 
 cdef bint _assign_hedge(Scheduler* s, Origin* origin, int caller) noexcept nogil:
@@ -220,21 +220,22 @@ cdef bint _assign_hedge(Scheduler* s, Origin* origin, int caller) noexcept nogil
     cdef Lease* first
     cdef Lease* lease = origin.idle.back()
     cdef size_t index = 0
-    while index < origin.hedges.size() and not _has_room(origin.hedges[index].request.profile):
+    while index < origin.awaiting_hedge.size() and (
+            not _has_room(origin.awaiting_hedge[index].request.policy)):
         index += 1
-    if index == origin.hedges.size():
+    if index == origin.awaiting_hedge.size():
         return False
-    first = origin.hedges[index]
+    first = origin.awaiting_hedge[index]
     if lease.idle_since < first.exchange.begun and (origin_can_dial(s, origin) or origin.dialling):
         return False
-    origin.hedges.erase(origin.hedges.begin() + <long>index)
+    origin.awaiting_hedge.erase(origin.awaiting_hedge.begin() + <long>index)
     origin.idle.pop_back()
     first.wants_twin = False
     first.twin = lease
     lease.twin = first
-    lease.exchange.hedges = lease.exchange.rivals = True
+    lease.exchange.is_hedge = lease.exchange.rivals = True
     lease.late_after = 0
-    count(&first.request.profile.counters.hedges, 1)
+    count(&first.request.policy.counters.hedges, 1)
     _assign(s, lease, first.request, first.worker, caller)
     return True
 

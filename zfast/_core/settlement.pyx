@@ -55,15 +55,14 @@ from zfast._core.types cimport (
     STATUS_TUNNEL_REFUSED,
 )
 
-cdef double DESCRIPTORS_PAUSE = 1.0     # seconds, then the limit on connections holds again
+# Then the limit on connections holds again.
+cdef double DESCRIPTORS_PAUSE_SECONDS = 1.0
+# As long as addresses.py then tries others first.
+cdef double BLAMED_SECONDS = 30.0
 
 cdef enum:
     # Of one request, by connections that had ended: with so many it is no accident any more.
     MOST_STALE_RETRIES = 8
-
-
-# As long as the pool then tries others first.
-cdef double BLAMED_SECONDS = 30.0
 
 
 cdef double _retry_after(const Exchange* exchange) noexcept nogil:
@@ -93,10 +92,10 @@ cdef void _note_status(
     if lease.exchange.parser.head.status not in (429, 503):
         governor_failed(&lease.origin.governor, now)
         return
-    count(&request.profile.counters.throttled, 1)
-    if waits and request.profile.retry.respect_retry_after:
-        pause = fmin(_retry_after(&lease.exchange), request.profile.retry.retry_after_max)
-        pause = fmax(0, fmin(pause, request.profile.retry.backoff_max))
+    count(&request.policy.counters.throttled, 1)
+    if waits and request.policy.retry.respect_retry_after:
+        pause = fmin(_retry_after(&lease.exchange), request.policy.retry.retry_after_max)
+        pause = fmax(0, fmin(pause, request.policy.retry.backoff_max))
     governor_throttled(
         &lease.origin.governor, lease.exchange.begun, origin_in_flight(lease.origin), pause, now
     )
@@ -182,12 +181,13 @@ cdef void _settle_broken(
         # have acted on it, and died.
         request.stale_retries += 1
         _distrust_idle(s, lease)
-        request.attempts -= not lease.exchange.hedges
-        count(&request.profile.counters.stale_retries, 1)
+        if not lease.exchange.is_hedge:
+            request.attempts -= 1
+        count(&request.policy.counters.stale_retries, 1)
         lanes_enqueue(s, request, True)
         return
     if request.delivered and request.resumable:
-        count(&request.profile.counters.resumed, 1)
+        count(&request.policy.counters.resumed, 1)
     _note_failure(lease, now)
     scheduler_retry(s, request, MISHAP_READ, code, -1.0, now)
 
@@ -210,10 +210,10 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
     if _leaves_it(s, lease, now):
         return
     lease_drop_twin(s, lease)
-    count(&request.profile.counters.hedge_wins, exchange.hedges and request.claimant == exchange)
+    count(&request.policy.counters.hedge_wins, exchange.is_hedge and request.claimant == exchange)
     if exchange.answered:
         first_byte = exchange.first_byte - exchange.begun
-        record_time(request.profile.counters.first_byte, first_byte)
+        record_time(request.policy.counters.first_byte, first_byte)
         if request.method in (METHOD_GET, METHOD_HEAD):
             _note_first_byte(lease.origin, first_byte)
         else:
@@ -225,8 +225,8 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
     # Where it failed, a retry goes elsewhere.
     request.avoided = lease.address if conclusion in (CONCLUDED_BROKEN, CONCLUDED_STATUS) else 0
     if conclusion == CONCLUDED_OK:
-        record_time(request.profile.counters.transfer, now - exchange.begun)
-        count(&request.profile.counters.fallback_reads, lease.relayed)
+        record_time(request.policy.counters.transfer, now - exchange.begun)
+        count(&request.policy.counters.fallback_reads, lease.relayed)
         scheduler_finish(s, request, STATUS_OK)
     elif conclusion == CONCLUDED_MISSING:
         scheduler_finish(s, request, STATUS_MISSING)
@@ -261,14 +261,14 @@ cdef void scheduler_take_back(Scheduler* s, Lease* lease) noexcept nogil:
     else:
         lease_lose(s, lease)
     lease_retire(s, lease, False)
-    count(&request.profile.counters.requests, -1)
+    count(&request.policy.counters.requests, -1)
     if lease.used:
-        count(&request.profile.counters.connections_reused, -1)
+        count(&request.policy.counters.requests_on_used_connections, -1)
     else:
-        count(&request.profile.counters.connections_opened, -1)
+        count(&request.policy.counters.requests_on_new_connections, -1)
     if shared:
         # It was to hedge, and did not.
-        count(&request.profile.counters.hedges, -1)
+        count(&request.policy.counters.hedges, -1)
         governor_give_back(&lease.origin.governor)
         return
     if request.cancelled != STATUS_OK:
@@ -287,15 +287,15 @@ cdef void scheduler_dial_failed(
     if no_descriptor and s.leases > 0:
         # The process is out of descriptors: make do with the connections there are, for a while.
         s.max_leases = max(1, min(s.allowed_leases, s.leases + s.dialling))
-        s.restore_after = now + DESCRIPTORS_PAUSE
+        s.restore_after = now + DESCRIPTORS_PAUSE_SECONDS
         wake(s.workers[0])
         scheduler_dispatch(s, NOBODY, now)
         return
     governor_failed(&origin.governor, now)
-    for lease in origin.hedges:
+    for lease in origin.awaiting_hedge:
         lease.wants_twin = False
         governor_give_back(&origin.governor)
-    origin.hedges.clear()
+    origin.awaiting_hedge.clear()
     if origin.dial_after <= now:
         # Those that were begun together fail as one.
         origin.dial_failures += 1

@@ -44,17 +44,17 @@ cdef void shard_index_release(ShardIndex* index) noexcept nogil     # NULL is no
 
 
 cdef inline unsigned long long shard_index_offset(
-    const ShardIndex* index, size_t inner
+    const ShardIndex* index, size_t number
 ) noexcept nogil:
-    return index.pairs[2 * inner]
+    return index.pairs[2 * number]
 
 
 cdef inline unsigned long long shard_index_nbytes(
-    const ShardIndex* index, size_t inner
+    const ShardIndex* index, size_t number
 ) noexcept nogil:
-    return index.pairs[2 * inner + 1]
+    return index.pairs[2 * number + 1]
 
 
-cdef inline bint shard_index_holds(const ShardIndex* index, size_t inner) noexcept nogil:
-    return (shard_index_offset(index, inner) != MISSING
-            or shard_index_nbytes(index, inner) != MISSING)
+cdef inline bint shard_index_holds(const ShardIndex* index, size_t number) noexcept nogil:
+    return (shard_index_offset(index, number) != MISSING
+            or shard_index_nbytes(index, number) != MISSING)

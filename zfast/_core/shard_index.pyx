@@ -22,13 +22,14 @@ cdef enum:
     PAIR = 16
     CHECKSUM = 4
 
-cdef struct Span:
+cdef struct HeldRange:
     unsigned long long start
     unsigned long long end
-    size_t inner
+    size_t number
 
 cdef extern from "<algorithm>" nogil:
-    void sort "std::sort"(Span*, Span*, bint (*)(const Span&, const Span&) noexcept nogil)
+    void sort "std::sort"(
+        HeldRange*, HeldRange*, bint (*)(const HeldRange&, const HeldRange&) noexcept nogil)
 
 
 cdef size_t shard_index_size(size_t count, bint checksum) noexcept nogil:
@@ -100,15 +101,15 @@ cdef const char* shard_index_fault(
 ) noexcept nogil:
     cdef unsigned long long offset, nbytes
     cdef unsigned long long written = 0     # where the inner chunk before this one ends
-    cdef size_t inner
+    cdef size_t number
     cdef size_t held = 0
     cdef bint in_order = True
-    for inner in range(index.count):
-        if not shard_index_holds(index, inner):
+    for number in range(index.count):
+        if not shard_index_holds(index, number):
             continue
-        offset = shard_index_offset(index, inner)
-        nbytes = shard_index_nbytes(index, inner)
-        at[0] = inner
+        offset = shard_index_offset(index, number)
+        nbytes = shard_index_nbytes(index, number)
+        at[0] = number
         if offset == MISSING or nbytes == MISSING:
             return "only one of offset and size says that the inner chunk is empty"
         # No sum before it is known to fit.
@@ -128,31 +129,31 @@ cdef const char* shard_index_fault(
     return _overlap(index, held, at)
 
 
-cdef bint _before(const Span& one, const Span& other) noexcept nogil:
-    return one.inner < other.inner if one.start == other.start else one.start < other.start
+cdef bint _before(const HeldRange& one, const HeldRange& other) noexcept nogil:
+    return one.number < other.number if one.start == other.start else one.start < other.start
 
 
 cdef const char* _overlap(const ShardIndex* index, size_t held, size_t* at) noexcept nogil:
     # For any order, and writers like to have one of their own: zarr's is a Morton curve.
     cdef const char* fault = NULL
-    cdef size_t inner, place
-    cdef Span* span = <Span*>malloc(held * sizeof(Span))
-    if span == NULL:
+    cdef size_t number, slot
+    cdef HeldRange* ranges = <HeldRange*>malloc(held * sizeof(HeldRange))
+    if ranges == NULL:
         return "there is no memory to check the index"
-    place = 0
-    for inner in range(index.count):
-        if shard_index_holds(index, inner) and shard_index_nbytes(index, inner) > 0:
-            span[place].start = shard_index_offset(index, inner)
-            span[place].end = span[place].start + shard_index_nbytes(index, inner)
-            span[place].inner = inner
-            place += 1
-    sort(span, span + held, _before)
-    for place in range(1, held):
-        if span[place].start < span[place - 1].end:
-            at[0] = span[place].inner
+    slot = 0
+    for number in range(index.count):
+        if shard_index_holds(index, number) and shard_index_nbytes(index, number) > 0:
+            ranges[slot].start = shard_index_offset(index, number)
+            ranges[slot].end = ranges[slot].start + shard_index_nbytes(index, number)
+            ranges[slot].number = number
+            slot += 1
+    sort(ranges, ranges + held, _before)
+    for slot in range(1, held):
+        if ranges[slot].start < ranges[slot - 1].end:
+            at[0] = ranges[slot].number
             fault = "the inner chunk overlaps another"
             break
-    free(span)
+    free(ranges)
     return fault
 
 
@@ -193,9 +194,9 @@ cdef class Index:
     def pairs(self):
         """Offset and nbytes of each inner chunk, None for an empty one."""
         return [
-            (shard_index_offset(self._index, inner), shard_index_nbytes(self._index, inner))
-            if shard_index_holds(self._index, inner) else None
-            for inner in range(self._index.count)
+            (shard_index_offset(self._index, number), shard_index_nbytes(self._index, number))
+            if shard_index_holds(self._index, number) else None
+            for number in range(self._index.count)
         ]
 
     @property

@@ -21,6 +21,3 @@ class ShardIndexes:
 
     def expect_whole_objects(self) -> None:
         """Ask for no part of a chunk or shard for a while: the servers send the whole object."""
-
-    def snapshot(self) -> dict[str, int]:
-        """Indexes kept, their bytes, and how often one was found there or had to be read."""

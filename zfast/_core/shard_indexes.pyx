@@ -28,7 +28,7 @@ cdef class ShardIndexes:
         Whether the servers know ranges that count from the end of an object.
     """
 
-    def __cinit__(self, Engine engine, size_t limit, bint suffix_ranges=True):
+    def __cinit__(self, Engine engine not None, size_t limit, bint suffix_ranges=True):
         self.engine = engine
         self.cache = new IndexCache()
         self.cache.limit = limit
@@ -54,16 +54,8 @@ cdef class ShardIndexes:
 
     def expect_whole_objects(self):
         """Ask for no part of a chunk or shard for a while: the servers send the whole object."""
+        if self.engine.pid != getpid():
+            return
         pthread_mutex_lock(&self.engine.scheduler.lock)
         index_cache_expect_whole(self.cache)
         pthread_mutex_unlock(&self.engine.scheduler.lock)
-
-    def snapshot(self):
-        """Indexes kept, their bytes, and how often one was found there or had to be read."""
-        cdef size_t count, size
-        cdef unsigned long long hits, misses
-        pthread_mutex_lock(&self.engine.scheduler.lock)
-        count, size = self.cache.entries.size(), self.cache.size
-        hits, misses = self.cache.hits, self.cache.misses
-        pthread_mutex_unlock(&self.engine.scheduler.lock)
-        return {"indexes": count, "bytes": size, "hits": hits, "misses": misses}

@@ -12,7 +12,7 @@ cdef enum:
     MAX_RESTARTS = 3
 
 cdef ShardIndex* shard_decode_index(Task* task, Request* request, Status* code) noexcept nogil
-cdef Status shard_plan_runs(Task* task, Request* request, vector[Task_ptr]* runs) noexcept nogil
+cdef Status shard_plan_runs(Task* task, Request* request, vector[Task_ptr]* tasks) noexcept nogil
 
 cdef void shard_resolve(
     Task* task, Request* request, Status code, ShardIndex* index
@@ -20,5 +20,5 @@ cdef void shard_resolve(
 cdef void shard_stop_waiting(Task* task, Request* request) noexcept nogil
 cdef void shard_end_size(Task* task, Request* request, Status code) noexcept nogil
 cdef void shard_begin_anew(Task* task) noexcept nogil
-cdef void shard_enter_runs(Task* task, vector[Task_ptr]* runs) noexcept nogil
+cdef void shard_enter_runs(Task* task, vector[Task_ptr]* tasks) noexcept nogil
 cdef Status shard_end_run(Task* task, Status code) noexcept nogil

@@ -32,7 +32,7 @@ from zfast._core.index_cache cimport (
     index_cache_keep,
 )
 from zfast._core.placement cimport MAX_DIMENSIONS, Extent, Placement
-from zfast._core.recipe cimport Cells, Chain, cells_next, cells_start, chain_place
+from zfast._core.recipe cimport Chain, InnerWalk, chain_place, inner_walk_next, inner_walk_start
 from zfast._core.request cimport Request
 from zfast._core.scatter cimport scatter_fill
 from zfast._core.scheduler cimport scheduler_enter
@@ -75,7 +75,7 @@ cdef ShardIndex* shard_decode_index(Task* task, Request* request, Status* code) 
         code[0] = assembly_corrupt(chain, request, -1, "the shard is shorter than its index")
         return NULL
     index = shard_index_decode(
-        request.memory, request.delivered, chain.cells, chain.index_checksum,
+        request.memory, request.delivered, chain.inner_count, chain.index_checksum,
         chain.index_big_endian, &fault,
     )
     if index == NULL:
@@ -98,47 +98,47 @@ cdef ShardIndex* shard_decode_index(Task* task, Request* request, Status* code) 
     return NULL
 
 
-cdef Status shard_plan_runs(Task* task, Request* request, vector[Task_ptr]* runs) noexcept nogil:
+cdef Status shard_plan_runs(Task* task, Request* request, vector[Task_ptr]* tasks) noexcept nogil:
     # What to ask for of a shard whose index is known; what it does not hold is filled here.
     cdef Task* planned = task.shard.task
     cdef vector[Wanted] wanted
-    cdef vector[Run] spans
-    cdef Cells cells
-    cdef size_t inner
+    cdef vector[Run] runs
+    cdef InnerWalk walk
+    cdef size_t number
     cdef Placement part
     cdef Extent[MAX_DIMENSIONS] extents
-    if planned.cells.empty():
-        cells_start(&cells, task.chain, &planned.placement)
-        while cells_next(&cells, &inner, &part, extents):
-            if not _want(task, inner, inner, &part, &wanted):
-                return _odd_size(task, request, inner)
+    if planned.wanted_inner.empty():
+        inner_walk_start(&walk, task.chain, &planned.placement)
+        while inner_walk_next(&walk, &number, &part, extents):
+            if not _want(task, number, number, &part, &wanted):
+                return _odd_size(task, request, number)
     else:
-        for at in range(planned.cells.size()):
-            inner = planned.cells[at].inner
-            if not _want(task, inner, at, &planned.cells[at].placement, &wanted):
-                return _odd_size(task, request, inner)
-    coalesce(&wanted, task.assembly.max_gap, task.assembly.max_run, &spans)
-    for span in spans:
-        runs.push_back(_new_run(task, &span, wanted.data()))
-    if runs.empty() and task.shard.index_was_kept and tag_is_strong(task.shard.index.etag):
+        for at in range(planned.wanted_inner.size()):
+            number = planned.wanted_inner[at].number
+            if not _want(task, number, at, &planned.wanted_inner[at].placement, &wanted):
+                return _odd_size(task, request, number)
+    coalesce(&wanted, task.assembly.max_gap, task.assembly.max_run, &runs)
+    for run in runs:
+        tasks.push_back(_new_run(task, &run, wanted.data()))
+    if tasks.empty() and task.shard.index_was_kept and tag_is_strong(task.shard.index.etag):
         # All of it is filled by what an index says that may be out of date.
-        runs.push_back(_new_task(task, FOR_RUN))
+        tasks.push_back(_new_task(task, FOR_RUN))
     return STATUS_OK
 
 
 cdef bint _want(
-    Task* task, size_t inner, size_t name, const Placement* part, vector[Wanted]* wanted
+    Task* task, size_t number, size_t name, const Placement* part, vector[Wanted]* wanted
 ) noexcept nogil:
     # False if an inner chunk has a size that it cannot have.
     cdef const Chain* chain = task.shard.inner
     cdef const ShardIndex* index = task.shard.index
     cdef Wanted one
-    if not shard_index_holds(index, inner):
+    if not shard_index_holds(index, number):
         scatter_fill(chain.layout.item_size, part, task.assembly.fill.data())
         return True
-    one.start = shard_index_offset(index, inner)
-    one.size = shard_index_nbytes(index, inner)
-    one.inner = name
+    one.start = shard_index_offset(index, number)
+    one.size = shard_index_nbytes(index, number)
+    one.name = name
     if one.size == 0 or (
             chain.inner == NULL and chain.steps.empty() and one.size != chain.size):
         return False
@@ -146,8 +146,8 @@ cdef bint _want(
     return True
 
 
-cdef Status _odd_size(Task* task, Request* request, size_t inner) noexcept nogil:
-    return assembly_corrupt(task.chain, request, <long>inner, "its size is not a chunk's")
+cdef Status _odd_size(Task* task, Request* request, size_t number) noexcept nogil:
+    return assembly_corrupt(task.chain, request, <long>number, "its size is not a chunk's")
 
 
 cdef Task* _new_task(const Task* shard, Purpose purpose) noexcept nogil:
@@ -161,28 +161,28 @@ cdef Task* _new_task(const Task* shard, Purpose purpose) noexcept nogil:
     return task
 
 
-cdef Task* _new_run(Task* shard, const Run* span, const Wanted* wanted) noexcept nogil:
-    # `wanted` names inner chunks by number, or by their place in the planned cells.
+cdef Task* _new_run(Task* shard, const Run* run, const Wanted* wanted) noexcept nogil:
+    # `wanted` names inner chunks by number, or by their place in `planned.wanted_inner`.
     cdef Task* planned = shard.shard.task
-    cdef size_t ndim = <size_t>shard.chain.layout.ndim if planned.cells.empty() else 0
+    cdef size_t ndim = <size_t>shard.chain.layout.ndim if planned.wanted_inner.empty() else 0
     cdef Task* task = _new_task(shard, FOR_RUN)
     cdef Piece* piece
     cdef Extent* extents
     cdef size_t at
-    task.pieces.resize(span.past - span.first)
+    task.pieces.resize(run.past - run.first)
     task.extents.resize(task.pieces.size() * ndim)
     for at in range(task.pieces.size()):
         piece = &task.pieces[at]
-        piece.inner = wanted[span.first + at].inner
-        piece.start = <size_t>(wanted[span.first + at].start - span.start)
-        piece.size = <size_t>wanted[span.first + at].size
-        if planned.cells.empty():
+        piece.number = wanted[run.first + at].name
+        piece.start = <size_t>(wanted[run.first + at].start - run.start)
+        piece.size = <size_t>wanted[run.first + at].size
+        if planned.wanted_inner.empty():
             extents = task.extents.data() + at * ndim
-            chain_place(shard.chain, &planned.placement, piece.inner, &piece.placement, extents)
+            chain_place(shard.chain, &planned.placement, piece.number, &piece.placement, extents)
             piece.placement.extents = extents
         else:
-            piece.placement = planned.cells[piece.inner].placement
-            piece.inner = planned.cells[piece.inner].inner
+            piece.placement = planned.wanted_inner[piece.number].placement
+            piece.number = planned.wanted_inner[piece.number].number
     return task
 
 
@@ -249,7 +249,7 @@ cdef void _again(Task* task, Purpose purpose) noexcept nogil:
     cdef Assembly* assembly = task.assembly
     cdef Task* next = _new_task(task, purpose)
     cdef Request* request
-    assembly.more.push_back(next)
+    assembly.later_tasks.push_back(next)
     request = assembly_add(assembly, next)
     scheduler_enter(assembly.scheduler, request)
     if request.parked:
@@ -265,13 +265,13 @@ cdef void _again(Task* task, Purpose purpose) noexcept nogil:
                 scheduler_finish(assembly.scheduler, request, STATUS_OK)
 
 
-cdef void shard_enter_runs(Task* task, vector[Task_ptr]* runs) noexcept nogil:
+cdef void shard_enter_runs(Task* task, vector[Task_ptr]* tasks) noexcept nogil:
     cdef Assembly* assembly = task.assembly
-    task.shard.running = runs.size()
+    task.shard.running = tasks.size()
     task.shard.changed = False
-    for run in runs[0]:
-        assembly.more.push_back(run)
-        scheduler_enter(assembly.scheduler, assembly_add(assembly, run))
+    for each in tasks[0]:
+        assembly.later_tasks.push_back(each)
+        scheduler_enter(assembly.scheduler, assembly_add(assembly, each))
 
 
 cdef void shard_begin_anew(Task* task) noexcept nogil:

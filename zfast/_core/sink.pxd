@@ -8,7 +8,7 @@ cdef struct Piece:
     # One stored chunk in a body, and where it goes.
     size_t start                    # its first byte in the body
     size_t size
-    size_t inner                    # its number in a shard
+    size_t number                   # in its shard
     Placement placement
 
 cdef struct Sink:

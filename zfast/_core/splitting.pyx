@@ -27,7 +27,7 @@ from zfast._core.types cimport (
 
 cdef enum:
     # Parts begin at multiples of this, counted from the begin of the range.
-    ALIGNMENT = 64 << 10
+    PART_ALIGNMENT = 64 << 10
     # Ranges in a row that were read anew by one request: then none is split for a while.
     MOST_LOST = 2
 
@@ -36,15 +36,15 @@ cdef size_t _part_size(const Scheduler* s, const Request* lead, size_t size) noe
     # Of a batch whose requests are many already, each stays whole: its connections are taken.
     cdef size_t requests = (<BatchState*>lead.batch).requests.size()
     cdef size_t most = <size_t>s.max_in_flight // requests
-    cdef size_t part = lead.profile.split_size
+    cdef size_t part = lead.policy.split_size
     cdef size_t parts
-    if part == 0 or size < lead.profile.split_threshold:
+    if part == 0 or size < lead.policy.split_threshold:
         return size
     parts = min(most, (size + part - 1) // part)
     if parts < 2:
         return size
     part = (size + parts - 1) // parts
-    return (part + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    return (part + PART_ALIGNMENT - 1) // PART_ALIGNMENT * PART_ALIGNMENT
 
 
 cdef void split_plan(Scheduler* s, Request* lead) noexcept nogil:
@@ -65,7 +65,7 @@ cdef void split_plan(Scheduler* s, Request* lead) noexcept nogil:
     if size >= past - start or monotonic() < (<Origin*>lead.origin).whole_until:
         return
     if lead.wanted.kind == RANGE_WHOLE:
-        lead.whole = lead.expected
+        lead.required_object_size = lead.expected
     lead.wanted.kind = RANGE_BOUNDED
     lead.wanted.start = start
     lead.wanted.end = start + size
@@ -84,16 +84,16 @@ cdef void split_plan(Scheduler* s, Request* lead) noexcept nogil:
         lead.parts.push_back(part)
         start = part.wanted.end
     lead.unfinished = 1 + lead.parts.size()
-    count(&lead.profile.counters.split, 1)
+    count(&lead.policy.counters.split, 1)
 
 
 cdef void split_go(Scheduler* s, Request* lead) noexcept nogil:
     # The lead's head has come: the parts go out, to where it was found.
     cdef size_t offset
     cdef long long size
-    if lead.released or lead.parts.empty() or lead.cancelled != STATUS_OK:
+    if lead.parts_sent or lead.parts.empty() or lead.cancelled != STATUS_OK:
         return
-    lead.released = True
+    lead.parts_sent = True
     lead.part_tag, lead.part_object_size = lead.tag, lead.object_size
     for part in lead.parts:
         if lead.object_size <= part.wanted.start:
@@ -103,18 +103,18 @@ cdef void split_go(Scheduler* s, Request* lead) noexcept nogil:
         part.wanted.end = min(part.wanted.end, lead.object_size)
         offset = <size_t>(part.wanted.start - lead.wanted.start)
         size = part.wanted.end - part.wanted.start
-        part.profile, part.origin, part.endpoint = lead.profile, lead.origin, lead.endpoint
+        part.policy, part.origin, part.endpoint = lead.policy, lead.origin, lead.endpoint
         part.batch, part.arena, part.index = lead.batch, lead.arena, lead.index
         part.method = lead.method
         part.target = lead.target
         part.foreign = lead.foreign
         part.fields, part.credentials = lead.fields, lead.credentials
-        if not lead.part:
+        if not lead.pinned:
             part.fields += string(b"If-Match: ") + lead.tag + string(b"\r\n")
-        part.part = True
-        part.known_tag = lead.tag
+        part.pinned = True
+        part.pinned_tag = lead.tag
         part.object_size = lead.object_size
-        part.whole = lead.whole
+        part.required_object_size = lead.required_object_size
         part.expected = size
         part.repeatable = lead.repeatable
         part.layout, part.pieces, part.piece_count = lead.layout, lead.pieces, lead.piece_count
@@ -138,7 +138,7 @@ cdef void _unite(Request* lead) noexcept nogil:
     lead.delivered = 0
     lead.etag.clear()
     lead.parts.clear()
-    lead.released = False
+    lead.parts_sent = False
 
 
 cdef SplitStep _conclude(Request* lead, Status* code) noexcept nogil:
@@ -156,7 +156,7 @@ cdef SplitStep _conclude(Request* lead, Status* code) noexcept nogil:
     elif code[0] == STATUS_OK:
         origin.splits_lost = 0
         lead.delivered = <size_t>(min(lead.past, lead.object_size) - lead.wanted.start)
-    elif not lead.part:
+    elif not lead.pinned:
         again = _reads_otherwise(code[0])
         origin.splits_lost += again
         # Replicas that each have a tag of their own never agree.
@@ -184,13 +184,13 @@ cdef SplitStep split_ended(Scheduler* s, Request* request, Status* code) noexcep
     if fails:
         lead.failed_with = code[0]
         lead.failed = request
-    if request == lead and not lead.released:
+    if request == lead and not lead.parts_sent:
         if code[0] == STATUS_OK and lead.opened:
             split_go(s, lead)
-            if not lead.released:
+            if not lead.parts_sent:
                 # Cancelled in the very turn in which it ended: the parts stay where they are.
                 lead.failed_with, lead.failed = lead.cancelled, lead
-        if not lead.released:
+        if not lead.parts_sent:
             lead.unfinished -= lead.parts.size()
     if lead.unfinished > 0:
         return SPLIT_FAILS if fails else SPLIT_WAITS

@@ -33,7 +33,7 @@ cdef cppclass Lease:
     bint awaited                    # it was opened just now, for the request that it carries
     bint broken                     # it failed, or what came over it was not to be believed
     Lease* twin                     # the other one with the same request, NULL for none
-    bint wants_twin                 # it is among its origin's `hedges`
+    bint wants_twin                 # it is among its origin's `awaiting_hedge`
     double late_after               # seconds after which its request may be hedged, 0 never
     size_t address                  # of the host, where there are several; else 0
     bint relayed                    # its bytes pass through Python
@@ -55,7 +55,7 @@ cdef cppclass Origin:
     vector[Lease*] idle             # the most recently used, least likely stale, last
     double whole_until              # ranges come to nothing there, or parts cannot be held together
     int splits_lost                 # those in a row that came to nothing
-    vector[Lease*] hedges           # whose requests are to be sent a second time
+    vector[Lease*] awaiting_hedge   # whose requests are to be sent a second time
     Governor governor
     size_t pending
     int batches                     # that hold it: it stays for as long
@@ -198,10 +198,10 @@ cdef inline int origin_in_flight(const Origin* origin) noexcept nogil:
 
 
 cdef inline bint origin_has_waiting(const Origin* origin) noexcept nogil:
-    return origin.pending > 0 or not origin.hedges.empty()
+    return origin.pending > 0 or not origin.awaiting_hedge.empty()
 
 
 cdef double monotonic() noexcept nogil
-cdef bint rest(pthread_cond_t* waiting, pthread_mutex_t* lock, double seconds) noexcept nogil
+cdef bint wait_for(pthread_cond_t* waiting, pthread_mutex_t* lock, double seconds) noexcept nogil
 cdef void ring(int fd) noexcept nogil
 cdef void wake(Worker* worker) noexcept nogil

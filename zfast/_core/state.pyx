@@ -15,7 +15,7 @@ cdef double monotonic() noexcept nogil:
     return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
-cdef bint rest(pthread_cond_t* waiting, pthread_mutex_t* lock, double seconds) noexcept nogil:
+cdef bint wait_for(pthread_cond_t* waiting, pthread_mutex_t* lock, double seconds) noexcept nogil:
     # Until there may be something to do; False when so many seconds have passed first.
     return zfast_cond_wait_for(waiting, lock, seconds) == 0
 

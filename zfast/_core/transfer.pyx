@@ -63,14 +63,14 @@ cdef enum:
     MAX_VECTORS = 256
     # What one turn receives of a connection that always has more, before others have theirs, and
     # deadlines: small chunks come faster than they are parsed.
-    TURN = 1 << 20
+    TURN_BYTES = 1 << 20
     # Fewer bytes within read_timeout are no progress: a byte now and then would go on for ever.
     LEAST_PROGRESS = 4 << 10
 
 
 cdef void transfer_begin(Exchange* exchange, Request* request, double now) noexcept nogil:
     cdef string* out = &exchange.out
-    if not exchange.hedges:
+    if not exchange.is_hedge:
         request.attempts += 1
         request.claimant = NULL
         request.detail.clear()
@@ -273,7 +273,7 @@ cdef bint _receive(
             _hasten(exchange)
             return False
         received += <size_t>moved
-        if received >= TURN:
+        if received >= TURN_BYTES:
             if exchange.transport.session != NULL and (
                     exchange.transport.operations.pending(&exchange.transport)):
                 # No poll tells of it; that the connection takes bytes it tells at once.

@@ -7,7 +7,7 @@ cdef enum:
     TRANSPORT_FAILED = -2           # `error` holds the errno
 
 cdef struct TransportOperations:
-    # Each moves at most `size` bytes and return how many, 0 for the end of the stream (recv only),
+    # Each moves at most `size` bytes and returns how many, 0 for the end of the stream (recv only),
     # or one of the two codes above.
     ssize_t (*recv)(Transport*, char*, size_t) noexcept nogil
     # The same into pieces of memory; NULL where that would only be a copy in disguise.
@@ -18,7 +18,7 @@ cdef struct TransportOperations:
     # Whether a recv may take from the kernel what comes behind what it gives; NULL where none does.
     # Only while a response is awaited: at rest whatever comes has to be where a poll sees it.
     void (*read_ahead)(Transport*, bint) noexcept nogil
-    # Has the kernel acknowledge at once what has come; NULL where that makes no difference.
+    # Has the kernel acknowledge at once what has come.
     void (*acknowledge)(Transport*) noexcept nogil
     # Ends both directions at once without giving the descriptor up: its owner closes it.
     void (*shut)(Transport*) noexcept nogil

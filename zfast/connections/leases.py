@@ -194,7 +194,7 @@ def _session_of(sock: Any) -> tuple[int, str]:
     return (0, why) if why else session_of(sock)
 
 
-# What urllib3 sends and receives by, and what the relay does in its place.
+# What urllib3 sends and receives by, and what the relay does in its there.
 _WAYS = {"sendall": "send", "recv_into": "recv", "makefile": "recv"}
 
 
@@ -347,10 +347,10 @@ def _redirect(calls: Calls, batch_id: int, index: int) -> None:
             raise ConfigurationError("the client is closed")
         base = f"{authority.decode()}{target.decode()}"
         url = urljoin(base, location.decode("utf-8", "surrogateescape"))
-        place = HTTPLocation(url.partition("#")[0])
-        new_target = place.target("")
+        there = HTTPLocation(url.partition("#")[0])
+        new_target = there.target("")
         check_target(new_target)
-        new_origin = origin.connections.origin(calls.engine, place.scheme, place.host, place.port)
+        new_origin = origin.connections.origin(calls.engine, there.scheme, there.host, there.port)
     except BaseException as error:
         # A user's pool manager may raise anything, and the request waits for an answer.
         # Of a URL that is none, Python's own errors may show the password.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from operator import index
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -161,7 +160,6 @@ def time_limits(timeout: Timeouts) -> Limits:
     # With a total, urllib3 tells the limit for reading only once the clock of connecting runs.
     running = timeout.clone()
     running.start_connect()
-    limits = []
-    for limit in (timeout.connect_timeout, running.read_timeout):
-        limits.append(limit if isinstance(limit, (int, float)) else socket.getdefaulttimeout())
-    return Limits(limits[0], limits[1], limits[1])
+    connect = urllib3.Timeout.resolve_default_timeout(timeout.connect_timeout)
+    read = urllib3.Timeout.resolve_default_timeout(running.read_timeout)
+    return Limits(connect, read, read)

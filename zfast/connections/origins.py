@@ -25,6 +25,7 @@ from zfast.connections.managers import (
     proxy_shown,
 )
 from zfast.errors import ConfigurationError
+from zfast.locations.http import DEFAULT_PORTS
 from zfast.proxies import Proxies
 
 __all__ = ["Connections", "Origin", "all_connections", "origins", "shared", "tunnels"]
@@ -107,7 +108,7 @@ class Connections:
 
     def _introduce(self, engine: Engine, origin: Origin, pool: Any) -> None:
         shown = origin.host_in_url()
-        if origin.port != {"http": 80, "https": 443}[origin.scheme]:
+        if origin.port != DEFAULT_PORTS[origin.scheme]:
             shown = f"{shown}:{origin.port}"
         authority = f"{origin.scheme}://{shown}".encode("ascii")
         fields = f"Host: {shown}\r\n".encode("ascii")

@@ -281,7 +281,11 @@ class Relay:
         with contextlib.suppress(BlockingIOError):
             self._woken.recv(4096)
         while self._todo:
-            self._todo.popleft()()
+            try:
+                self._todo.popleft()()
+            except Exception:
+                # As in _serve.
+                runtime.report("the TLS relay failed at a session")
 
     def _serve(self, lease: int) -> None:
         session = self._sessions.get(lease)

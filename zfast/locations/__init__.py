@@ -1,4 +1,4 @@
-"""Locations: each kind turns a key into a target, signs requests, reads listings; none does I/O."""
+"""The location of a base URL: turns a key into a target, reads index pages; does no I/O."""
 
 from __future__ import annotations
 

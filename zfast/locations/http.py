@@ -15,17 +15,13 @@ from typing import Any
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from zfast.errors import ConfigurationError, redact
-from zfast.keys import check_key
+from zfast.keys import check_key, quote_key
 from zfast.locations.listing import Listing, parse_listing
 
-__all__ = ["HTTPLocation"]
+__all__ = ["DEFAULT_PORTS", "HTTPLocation"]
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# pchar without percent-encoded, RFC 3986, section 3.3; unreserved is what quote() keeps anyway. The
-# plus sign is left out: object stores take it for a space.
-_PCHAR = "!$&'()*,;=:@"
-_SAFE_KEY = re.compile(r"[A-Za-z0-9\-._~!$&'()*,;=:@/]*")
 _NOT_PATH = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~!$&'()*+,;=:@/%]")
 _NOT_QUERY = re.compile(r"%(?![0-9A-Fa-f]{2})|[^A-Za-z0-9\-._~!$&'()*+,;=:@/?%]")
 _URL = re.compile(
@@ -39,18 +35,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 def _quote_char(match: re.Match[str]) -> str:
     return quote(match[0], safe="")
-
-
-def _quote_key(key: str) -> str:
-    if _SAFE_KEY.fullmatch(key) and "./" not in key and not key.endswith("."):
-        return key
-    # surrogateescape: a file name that is not UTF-8, as os.fsdecode and a listing give it.
-    quoted = quote(key, safe="/" + _PCHAR, errors="surrogateescape")
-    # A bare dot segment would be taken out of the path on the way (RFC 3986, section 5.2.4).
-    return "/".join(
-        segment.replace(".", "%2E") if segment in (".", "..") else segment
-        for segment in quoted.split("/")
-    )
 
 
 def _remove_dot_segments(path: str) -> str:
@@ -119,7 +103,7 @@ class HTTPLocation:
         self._given = url
         parts = _split(url)
         self.scheme: str = parts["scheme"].lower()
-        if self.scheme not in _DEFAULT_PORTS:
+        if self.scheme not in DEFAULT_PORTS:
             raise _refusal(
                 url,
                 f"the scheme is {self.scheme}, but has to be http or https; an object store is "
@@ -129,7 +113,7 @@ class HTTPLocation:
             raise _refusal(url, "a base URL has no fragment; write a # in a path as %23")
         userinfo, at, host_and_port = parts["authority"].rpartition("@")
         self.host, port, shown_host = _host_and_port(url, host_and_port)
-        default = _DEFAULT_PORTS[self.scheme]
+        default = DEFAULT_PORTS[self.scheme]
         self.port: int = default if port is None else port
         self.authority: str = shown_host if self.port == default else f"{shown_host}:{self.port}"
         self.origin: str = f"{self.scheme}://{self.authority}"
@@ -164,7 +148,7 @@ class HTTPLocation:
         if not check_key(key):
             path = self.url[len(self.origin) :] or "/"
             return (path + self._query).encode("ascii")
-        return f"{self._base}/{_quote_key(key)}{self._query}".encode("ascii")
+        return f"{self._base}/{quote_key(key)}{self._query}".encode("ascii")
 
     def affixes(self) -> tuple[bytes, bytes]:
         """Return what comes before and after a key of unreserved characters in its target."""
@@ -184,7 +168,7 @@ class HTTPLocation:
             As `target` gives it.
         """
         prefix = prefix.removesuffix("/")
-        path = f"{self._base}/{_quote_key(prefix)}/" if prefix else f"{self._base}/"
+        path = f"{self._base}/{quote_key(prefix)}/" if prefix else f"{self._base}/"
         return (path + self._query).encode("ascii")
 
     def ancestors(self) -> Iterator[tuple[str, bytes]]:
@@ -209,7 +193,7 @@ class HTTPLocation:
 
     def display(self, key: str) -> str:
         """Return the URL of a key as it may be shown: no userinfo, no query."""
-        return f"{self.origin}{self._base}/{_quote_key(key)}" if key else self.url
+        return f"{self.origin}{self._base}/{quote_key(key)}" if key else self.url
 
     def parse_listing(
         self, body: bytes, content_type: str, directory_target: bytes
