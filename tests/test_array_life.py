@@ -429,7 +429,7 @@ def test_the_end_of_the_engine_ends_reads(scripted: Start, way: str, what: Any) 
 
 @pytest.mark.parametrize("way", SHARDED)
 def test_many_threads_read_one_array_at_once(nginx: Site, way: str) -> None:
-    nginx.write(stored(way))
+    nginx.write(stored(way), age=10)
     array = opened(FastStore(nginx.url))
     wanted = [
         np.s_[:, :] if at % 4 == 0 else np.s_[7 * at : 7 * at + 30, at::3] for at in range(32)

@@ -112,3 +112,31 @@ def test_rows_go_on_where_a_connection_was_reset(scripted: Scripted) -> None:
     array = zarr.open_array(store=store, path="a", mode="r", zarr_format=3)
     np.testing.assert_array_equal(array[2:200, 3:60], VALUES[2:200, 3:60])
     assert store.stats()["resumed"] == 3
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4"])
+@pytest.mark.parametrize(
+    "window", [np.s_[60, 50], np.s_[60:70, 50:53], np.s_[60:70, 3:60:2], [60, 62, 65]], ids=str
+)
+def test_whatever_their_elements_are_put_together_from(
+    nginx: Site, dtype: str, window: Any
+) -> None:
+    """Short rows, steps, lists and other byte orders go by way of memory."""
+    values = VALUES.astype(dtype)
+    zarr.create_array(
+        store=LocalStore(nginx.root),
+        name="a",
+        data=values,
+        chunks=(512, 96),
+        compressors=None,
+        fill_value=-1,
+    )
+    array = opened(nginx.url)
+    before = len(nginx.requests())
+    if isinstance(window, list):
+        np.testing.assert_array_equal(array.oindex[window], values[window])
+    else:
+        np.testing.assert_array_equal(array[window], values[window])
+    (request,) = nginx.requests(before + 1)[before:]
+    assert request.sent is not None
+    assert request.sent <= 10 * 96 * 4

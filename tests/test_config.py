@@ -353,3 +353,14 @@ def test_an_option_that_nobody_has_says_where_it_belongs() -> None:
         zfast.FastStore("http://localhost/", max_attempts=1)  # type: ignore[call-arg]
     arguments = set(inspect.signature(zfast.Client.__init__).parameters) - {"self", "url"}
     assert set(ClientOptions.__annotations__) == arguments
+
+
+def test_a_number_that_is_none_of_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZFAST_DEADLINE", "1" + 400 * "0")
+    zfast.config.refresh()
+    try:
+        with pytest.raises(ConfigurationError, match="ZFAST_DEADLINE"):
+            zfast.Client("http://host")
+    finally:
+        monkeypatch.undo()
+        zfast.config.refresh()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -28,6 +29,7 @@ from servers.scripted import (
 
 import zfast
 from zfast import Client
+from zfast.connections.numbers import time_limits
 
 # ------------------------------------------------------------------------------------- forwarding
 
@@ -312,3 +314,15 @@ def test_a_server_that_accepts_and_closes_uses_up_the_attempts(scripted: Start) 
             lambda before=before, made=retries + 1: len(server.connections) == before + made
         )
         client.close()
+
+
+def test_a_timeout_of_none_is_no_limit() -> None:
+    """In urllib3 another value says that none is given."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(0.25)
+    try:
+        assert time_limits(urllib3.Timeout(connect=None, read=None)) == (None, None, None)
+        assert time_limits(urllib3.Timeout()) == (0.25, 0.25, 0.25)
+        assert time_limits(urllib3.Timeout(total=3)) == pytest.approx((3, 3, 3), abs=0.5)
+    finally:
+        socket.setdefaulttimeout(before)

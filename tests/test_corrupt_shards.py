@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from servers.nginx import Nginx
+from servers.scripted import ScriptedServer, ok, ranged
 from servers.site import Site
 
 pytest.importorskip("zarr", minversion="3.1", reason="zarr 3 over FastStore")
@@ -17,7 +18,17 @@ pytest.importorskip("zarr", minversion="3.1", reason="zarr 3 over FastStore")
 import zarr
 from arrays import bytes_codec, compressors, format_3, named, sharding
 from corruption import folder_of, opened, quiet_server, refused
-from shards import MISSING, Pair, index_size, objects_of, read_index, with_chunk, with_index
+from shards import (
+    MISSING,
+    Pair,
+    index_size,
+    make_index,
+    objects_of,
+    read_index,
+    with_chunk,
+    with_index,
+)
+from zarr.storage import MemoryStore
 
 import zfast
 
@@ -369,3 +380,24 @@ def test_a_shard_behind_another_codec(site: Site, coder: str) -> None:
             with pytest.raises((ValueError, EOFError, OSError, zlib.error)):
                 array[window]
     check_good(array)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_what_is_between_inner_chunks_may_be_anything(
+    scripted: Callable[..., ScriptedServer], ranges: bool
+) -> None:
+    """Also much: a writer may have put chunks behind others that are none any more."""
+    values = np.arange(64, dtype="<i4").reshape(8, 8)
+    store = MemoryStore()
+    zarr.create_array(
+        store, name="a", shape=(8, 8), chunks=(4, 8), shards=(8, 8), dtype="i4", compressors=None
+    )
+    gap = bytes(2 << 20)
+    pairs = [(0, 128), (128 + len(gap), 128)]
+    shard = values[:4].tobytes() + gap + values[4:].tobytes() + make_index(pairs)
+    objects = {"a/zarr.json": store._store_dict["a/zarr.json"].to_bytes(), "a/c/0/0": shard}
+    server = scripted(ranged(objects) if ranges else lambda r: ok(objects[r.key]))
+    gapped = zfast.FastStore(server.url, coalesce_gap=4 << 20, coalesce_size=8 << 20)
+    array: Any = zarr.open_array(store=gapped, path="a", mode="r", zarr_format=3)
+    np.testing.assert_array_equal(array[...], values)
+    np.testing.assert_array_equal(array[3:5], values[3:5])

@@ -11,7 +11,7 @@ from servers.caddy import Caddy
 from servers.nginx import Nginx
 from servers.processes import ChildServer
 from servers.pythonhttp import PythonHTTP
-from servers.scripted import Reply, ScriptedServer, ok, redirect, status
+from servers.scripted import Reply, Request, ScriptedServer, ok, redirect, status
 from servers.site import Site
 
 pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
@@ -183,3 +183,37 @@ def test_a_400_behind_a_redirect_is_an_error(
     for read in (zfast.Client(server.url).get, zfast.Client(server.url).head):
         with pytest.raises(zfast.ResponseError, match="400"):
             read("group/key")
+
+
+def test_links_that_lead_in_a_circle(start: Callable[..., Any], tmp_path: Path) -> None:
+    """Of two there are more directories than anybody could list."""
+    for name in ("one", "other"):
+        (tmp_path / name).symlink_to(".")
+    client = zfast.Client(start(Nginx, tmp_path).url)
+    with pytest.raises(zfast.ListingError, match="nested more than 36 deep"):
+        list(client.list())
+
+
+def test_a_directory_that_is_elsewhere(scripted: Callable[..., ScriptedServer]) -> None:
+    """The links of its page are relative to where that is."""
+    page = (
+        "<title>Index of /there/</title><pre><a href='/there/sub/'>sub</a>"
+        "<a href='/there/key'>key</a><a href='/data/none'>none</a></pre>"
+    )
+
+    def moved(request: Request) -> Reply:
+        if request.target.startswith("/data/"):
+            return redirect(request.target.replace("/data/", "/there/"))
+        if request.target == "/there/":
+            return ok(page.encode()).with_fields(content_type="text/html")
+        return status(404)
+
+    client = zfast.Client(f"{scripted(moved).url}/data")
+    assert sorted(client.list_dir()) == ["key", "sub"]
+
+
+def test_a_page_with_a_number_that_is_none(scripted: Callable[..., ScriptedServer]) -> None:
+    page = f"<title>Index of /</title><pre><a href='&#{5000 * '1'};'>x</a></pre>".encode()
+    server = scripted(lambda _: ok(page).with_fields(content_type="text/html"))
+    with pytest.raises(zfast.ListingError):
+        list(zfast.Client(server.url).list_dir())

@@ -241,3 +241,73 @@ if {read_before}:
     ended = run(tmp_path, source, server.url)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == "nothing can be read any more: the interpreter is shutting down\n"
+
+
+@pytest.mark.parametrize("waits_for", ["a thread", "a thread that reads on", "a loop"])
+def test_a_late_hook_that_waits_for_what_is_under_way_is_told(
+    server: ScriptedServer, tmp_path: Path, waits_for: str
+) -> None:
+    """Of a daemon, as prefetchers and monitors are, which such a hook ends and joins."""
+    waits = {
+        "a thread": "over = True; thread.join()",
+        "a thread that reads on": "over = True; thread.join()",
+        "a loop": "future.exception()",
+    }
+    source = f"""
+import asyncio, atexit, sys, threading, time
+
+over = False
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+
+def read():
+    try:
+        while not over:
+            client.get("{"stall" if waits_for == "a thread" else "key"}")
+    except RuntimeError as error:
+        print(error)
+
+async def read_async():
+    try:
+        await client.get_async("stall")
+    except RuntimeError as error:
+        print(error)
+
+@atexit.register
+def late():
+    global over
+    {waits[waits_for]}
+
+import zfast
+client = zfast.Client(sys.argv[1])
+if "{waits_for}" == "a loop":
+    future = asyncio.run_coroutine_threadsafe(read_async(), loop)
+else:
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+time.sleep(0.3)
+"""
+    ended = run(tmp_path, source, server.url)
+    assert (ended.code, ended.err) == (0, "")
+    said = "nothing can be read any more: the interpreter is shutting down\n"
+    assert ended.out in ({said, ""} if waits_for == "a thread that reads on" else {said})
+
+
+def test_a_late_hook_that_lists_in_a_loop(scripted: Start, tmp_path: Path) -> None:
+    """No executor starts a thread any more."""
+    page = "<title>Index of /</title><pre><a href='../'>..</a><a href='key'>key</a></pre>"
+    server = scripted(lambda _: ok(page.encode()).with_fields(content_type="text/html"))
+    source = """
+import asyncio, atexit, sys
+
+async def names():
+    return [name async for name in zfast.Client(sys.argv[1]).list_async()]
+
+@atexit.register
+def late():
+    print(asyncio.run(names()))
+
+import zfast
+"""
+    ended = run(tmp_path, source, server.url)
+    assert (ended.code, ended.out, ended.err) == (0, "['key']\n", "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import itertools
 import multiprocessing
 import os
 import signal
@@ -448,3 +450,54 @@ def test_a_storm_of_signals(nginx: Site, on_usr1) -> None:
         for _ in range(20):
             assert client.get_many(ITEMS) == list(OBJECTS.values())
     assert raised == []
+
+
+def test_threads_that_are_none_are_refused(server: ScriptedServer) -> None:
+    """gevent and eventlet have greenlets in their place, which would wait for what never comes."""
+
+    def read() -> str:
+        def start(*_: object) -> None:
+            raise AssertionError
+
+        threading._start_new_thread = start  # type: ignore[attr-defined]
+        with pytest.raises(RuntimeError, match="thread=False") as raised:
+            zfast.Client(server.url).get("key")
+        return str(raised.value)
+
+    assert "gevent" in in_child(read)
+
+
+@pytest.mark.parametrize("most", [0, 1, 3])
+def test_few_threads_can_be_started(server: ScriptedServer, most: int) -> None:
+    def read() -> bool:
+        start, started = threading.Thread.start, itertools.count()
+
+        def start_some(thread: threading.Thread) -> None:
+            if next(started) >= most:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        threading.Thread.start = start_some  # type: ignore[method-assign]
+        client = zfast.Client(server.url)
+        if most:
+            return client.get("key") is not None
+        with pytest.raises(RuntimeError, match=r"limit on processes \(ulimit -u\)"):
+            client.get("key")
+        return True
+
+    assert in_child(read)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by ctypes, in the C library")
+def test_a_fork_that_no_hook_is_told_of(server: ScriptedServer) -> None:
+    client = zfast.Client(server.url)
+    expected = client.get("key")
+    library = ctypes.PyDLL(None)
+    pid = library.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if client.get("key") == expected else 2
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0

@@ -29,6 +29,7 @@ from zfast.errors import (
     ZfastError,
     error_for,
     redact,
+    without_secrets,
 )
 
 BUILTINS = {
@@ -370,3 +371,10 @@ def test_redact_drops_what_may_be_a_userinfo_where_the_scheme_is_mistyped(
 
 def test_redact_of_any_scheme() -> None:
     assert redact("ann://user:secret@host/path") == redact("ann://@host/path") == "ann://host/path"
+
+
+@pytest.mark.parametrize("text", ["a", "?", "a:", "?a", "://", "x://", "=", "?="])
+def test_text_of_any_length_is_looked_through(text: str) -> None:
+    """A server chooses it; what took quadratic time would not come to an end here."""
+    long = text * 100_000
+    assert without_secrets(f"{long} and https://user:pw@host/a?sig=b").endswith("https://host/a")

@@ -70,14 +70,14 @@ def test_inner_chunks_that_somebody_adds(nginx: Site) -> None:
     """Where a kept index has nothing, nothing would be asked for; it is asked whether it holds."""
     values = np.full(SHARD, FILL, "f4")
     values[:8, :8] = VALUES[:8, :8]
-    nginx.write(one_shard(values))
+    nginx.write(one_shard(values), age=100)
     array = opened(FastStore(nginx.url))
     np.testing.assert_array_equal(array[0:8, 0:16], values[0:8, 0:16])
     for column in (8, 16, 24):
         added = np.s_[0:8, column : column + 8]
         np.testing.assert_array_equal(array[added], FILL)
         values[added] = VALUES[added]
-        nginx.write(one_shard(values))
+        nginx.write(one_shard(values), age=100 - column)
         found = asked(nginx, lambda added=added: check(array, values, added))
         assert [(request.range, request.status) for request in found][:2] == [
             ("bytes=0-0", 412),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import dask
 import numcodecs
 import numpy as np
 import pytest
@@ -461,3 +463,36 @@ def test_what_zarr_reads_of_a_shard_that_was_cut_short(
         array.get_basic_selection(np.s_[12:16, 12:16], out=out)
     assert getattr(caught.value, "key", cut) == cut
     assert store.stats()["fallback_chunks"] == 1
+
+
+class Keyed(Masked):
+    """Masked by a key of its own."""
+
+    def __init__(self, url: str, key: int, **options: Any) -> None:
+        super().__init__(url, **options)
+        self.key = key
+
+
+def test_what_a_subclass_keeps_goes_with_it(server: ScriptedServer) -> None:
+    one, other = Keyed(server.url, 1), Keyed(server.url, 2)
+    assert one == Keyed(server.url, 1) != other
+    for store in (pickle.loads(pickle.dumps(one)), copy.copy(one), copy.deepcopy(one)):
+        assert type(store) is Keyed
+        assert (store.key, store) == (1, one)
+    assert one.with_read_only(False).key == 1
+    assert (
+        dask.base.tokenize(one) == dask.base.tokenize(copy.copy(one)) != dask.base.tokenize(other)
+    )
+
+
+def test_a_closed_store_reads_no_arrays(server: ScriptedServer, objects: Objects) -> None:
+    """Also while another that shares its client is open."""
+    objects.fill(VALUES, **LAYOUTS["format 3"])
+    store = FastStore(server.url)
+    shared = store.with_read_only(False)
+    array = zarr.open_array(store, path="a", mode="r")
+    assert array[...].shape == array.shape
+    store.close()
+    with pytest.raises(zfast.ConnectionFailedError, match="the store is closed"):
+        array[...]
+    shared.close()

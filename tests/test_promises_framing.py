@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,8 +26,10 @@ from servers.scripted import (
     status,
 )
 
+import zfast
+from zfast import Client
 from zfast.config import setting
-from zfast.errors import ResponseError
+from zfast.errors import DeadlineError, ResponseError
 
 LARGE = OBJECT * 5000
 FORGED = ok(b"forged").wire()
@@ -408,3 +412,62 @@ def test_a_stale_connection_is_a_free_retry(scripted: Scripted, ending: Fin | Re
 def test_drip_of_a_part_after_an_interim_response(scripted: Scripted) -> None:
     wire = interim(103).wire() + partial(OBJECT[5:9], 5, 20).wire()
     assert client_of(scripted([Drip(wire)])).get("key", (5, 9)) == OBJECT[5:9]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_an_answer_whose_page_never_ends(scripted: Scripted, method: str) -> None:
+    """What it means is known from its head; extensions of chunks are no bytes of it."""
+
+    def handle(request: Request) -> Iterator[Any]:
+        code = 201 if request.method == "PUT" else 404
+        yield f"HTTP/1.1 {code} X\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        while True:
+            yield b"1;" + 4000 * b"x" + b"\r\na\r\n"
+            time.sleep(0.3)
+
+    client = Client(scripted(handle).url, timeout=1, deadline=20, retries=0)
+    if method == "PUT":
+        client.put("key", b"value")
+    else:
+        assert client.get("key") is None
+
+
+@pytest.mark.parametrize("part", ["head", "interim heads", "trailers"])
+def test_a_head_has_its_time_as_a_whole(scripted: Scripted, part: str) -> None:
+    """Kibibytes now and then are progress in a body alone."""
+    begin, line = {
+        "head": (b"HTTP/1.1 200 OK\r\n", b"X: " + 4000 * b"x" + b"\r\n"),
+        "interim heads": (b"", b"HTTP/1.1 103 X\r\nX: " + 4000 * b"x" + b"\r\n\r\n"),
+        "trailers": (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
+            b"X: " + 4000 * b"x" + b"\r\n",
+        ),
+    }[part]
+
+    def handle(_: Request) -> Iterator[Any]:
+        yield begin
+        while True:
+            yield line
+            time.sleep(0.3)
+
+    with zfast.config.set(max_head_size=1 << 20):
+        client = Client(scripted(handle).url, timeout=1, deadline=20, retries=0)
+    with pytest.raises(DeadlineError, match="read_timeout"):
+        client.get("key")
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 45", b"Transfer-Encoding: chunked"])
+def test_a_body_behind_204_is_not_the_next_response(scripted: Scripted, framing: bytes) -> None:
+    forged = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nWRONG"
+
+    def handle(request: Request) -> Iterator[Any]:
+        if request.method == "PUT":
+            yield b"HTTP/1.1 204 No Content\r\n" + framing + b"\r\n\r\n"
+            time.sleep(0.2)
+            yield forged
+        yield ok(b"right")
+
+    client = Client(scripted(handle).url)
+    client.put("key", b"value")
+    time.sleep(0.4)
+    assert client.get("key") == b"right"

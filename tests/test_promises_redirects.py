@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -442,3 +443,36 @@ def test_a_pool_manager_of_ones_own_goes_along(scripted: Scripted) -> None:
         with client_of(here, pool_manager=manager) as client:
             assert client.get("key") == OBJECT
     assert {here.port, there.port} <= set(Counting.hosts)
+
+
+# ------------------------------------------------------------------------------ what it may not do
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_delete_is_not_led_to_a_directory(scripted: Scripted, elsewhere: bool) -> None:
+    """All that is in it would go, and nobody has named it."""
+    other = scripted(lambda _: status(204))
+    base = other.url if elsewhere else ""
+    server = scripted(
+        lambda r: redirect(f"{base}/all/?a=b", 308) if r.key == "key" else status(204)
+    )
+    with pytest.raises(ResponseError, match="cannot be followed"):
+        client_of(server).delete("key")
+    assert [request.target for request in [*server.requests, *other.requests]] == ["/key"]
+
+
+def test_a_location_that_is_too_long(scripted: Scripted) -> None:
+    """It is compared and kept: a server's choice is neither to take long, nor much memory."""
+    server = scripted(lambda _: redirect("/" + "a/" * 16000))
+    with pytest.raises(ResponseError, match="longer than any") as raised:
+        client_of(server).get("key")
+    assert len(str(raised.value)) < 300
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("tail", ["?x=1&sig='S3CRET", "'b?S3CRET", "?a=''&S3CRET"])
+def test_what_a_location_is_signed_with_is_not_shown(scripted: Scripted, tail: str) -> None:
+    server = scripted(lambda r: redirect(f"/there{tail}") if r.key == "key" else status(503))
+    with pytest.raises(ResponseError, match="redirected to") as raised:
+        client_of(server, retries=1).get("key")
+    assert "S3CRET" not in f"{raised.value}{pickle.dumps(raised.value)!r}"

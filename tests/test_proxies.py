@@ -261,12 +261,13 @@ def test_a_tunnel_whose_reply_is_no_http(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_what_a_tunnel_is_refused_with_is_shown_as_text(scripted: Start) -> None:
+def test_what_a_tunnel_is_refused_with_is_a_status(scripted: Start) -> None:
     proxy = scripted(lambda _: [Reply(403, reason="\x1b[31mFORGED\x07")])
     manager = urllib3.ProxyManager(proxy.url)
-    with pytest.raises(zfast.AccessError, match="FORGED") as raised:
+    with pytest.raises(zfast.AccessError, match="CONNECT is 403 Forbidden") as raised:
         Client("https://origin.example", pool_manager=manager).get("key")
-    assert str(raised.value).isprintable()
+    # Its own words may be anything, and hold what it was sent.
+    assert "FORGED" not in str(raised.value)
 
 
 @pytest.mark.parametrize("target", ["http://origin.example", "https://origin.example"])

@@ -330,5 +330,6 @@ def test_responses_without_a_body(framing: str) -> None:
         assert outcome.head is not None
         assert (outcome.event, outcome.body, outcome.unused) == ("END", b"", 8)
         assert outcome.head["framing"] == "NO_BODY"
-        assert outcome.head["keep_alive"]
+        # Where a body is announced that there is not, somebody may send it later.
+        assert outcome.head["keep_alive"] is (head_request or framing == "X: y")
         assert outcome.head["content_length"] == (9 if "9" in framing else -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,8 @@ def test_an_array_read_is_one_get_a_chunk(
 
 def test_a_whole_shard_is_one_get_after_its_index(site: Site) -> None:
     write(LocalStore(site.root), LAYOUTS["sharded"])
+    shard = site.root / "a/c/0/0"
+    os.utime(shard, (shard.stat().st_mtime - 10,) * 2)
     array = zarr.open_array(store=FastStore(site.url), path="a")
     before = len(site.requests())
     for _ in range(2):

@@ -81,6 +81,7 @@ class KeyMapping(MutableMapping[str, bytes]):
         It need not be opened; closing one of the two leaves the other usable.
         """
         store = _build(type(self), self._open_client(), read_only, self._pipeline)
+        vars(store).update(self._own())
         store._sharers = self._sharers
         store._sharers[id(store)] = store
         return store
@@ -110,8 +111,8 @@ class KeyMapping(MutableMapping[str, bytes]):
         if not isinstance(other, KeyMapping):
             return NotImplemented
         return type(self) is type(other) and (
-            (self._client, self._read_only, self._pipeline)
-            == (other._client, other._read_only, other._pipeline)
+            (self._client, self._read_only, self._pipeline, self._own())
+            == (other._client, other._read_only, other._pipeline, other._own())
         )
 
     def __hash__(self) -> int:
@@ -124,7 +125,14 @@ class KeyMapping(MutableMapping[str, bytes]):
         return self.url
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _build, (type(self), self._client, self.read_only, self._pipeline)
+        made = _build, (type(self), self._client, self.read_only, self._pipeline)
+        own = self._own()
+        return (*made, own) if own else made
+
+    def _own(self) -> dict[str, Any]:
+        # What a subclass keeps besides, such as the key by which it decrypts.
+        plain = _build(type(self), self._client, self._read_only, self._pipeline)
+        return {name: value for name, value in vars(self).items() if name not in vars(plain)}
 
     def __copy__(self) -> Self:
         return self.with_read_only(self._read_only)

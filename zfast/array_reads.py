@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["Inexpressible", "Recipes", "read_array"]
 
 
-# What is planned of a chunk takes about 1 KiB until the last of its batch has come: an array of
-# millions is read in so many chunks at a time.
+# What is planned of a chunk takes about 1 KiB until the last of its batch has come, and of an inner
+# chunk 200 bytes: an array of millions is read in so many at a time.
 _MOST_PLANNED = 8192
+_MOST_INNER = 1 << 17
+_FEWEST_SHARDS = 16
 
 # A recipe and the order of its stored axes, or why there is none.
 _Compiled = tuple[Recipe, tuple[int, ...]] | str
@@ -196,13 +199,17 @@ async def read_array(
             raise operations.error(batch, index, items[item][0].path)
         return read.missing()
 
-    if len(items) <= _MOST_PLANNED:
+    most = _MOST_PLANNED
+    if recipe.inner is not None:
+        inner_count = math.prod(recipe.shape) // max(math.prod(recipe.inner.shape), 1)
+        most = min(most, max(_MOST_INNER // max(inner_count, 1), _FEWEST_SHARDS))
+    if len(items) <= most:
         return await read_some(items, client._deadline)
     missing: list[bool] = []
     began = time.monotonic()
-    for start in range(0, len(items), _MOST_PLANNED):
+    for start in range(0, len(items), most):
         left = client._deadline and max(client._deadline - (time.monotonic() - began), 0.001)
-        missing += await read_some(items[start : start + _MOST_PLANNED], left)
+        missing += await read_some(items[start : start + most], left)
     return missing
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import select
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
@@ -86,6 +88,11 @@ class Arrivals(Mapping[str, memoryview]):
 
     def _wait(self, index: int) -> memoryview | None:
         while index not in self._arrived:
+            if self._engine.stopped and self._engine.pid == os.getpid():
+                if threading.current_thread() is not threading.main_thread():
+                    # A process that really ends has ended by then, and says nothing.
+                    time.sleep(runtime.LATE_SECONDS)
+                raise RuntimeError(runtime.NO_MORE)
             if runtime.running() is not self._engine:
                 # A forked child's: what it waits for arrives in its parent, one of whose threads
                 # may have had the lock.

@@ -78,10 +78,13 @@ def _check(data: Any) -> None:
 
 
 class _CheckedBlosc:
-    """One of numcodecs, as arrays of zarr format 2 have it, for decoding alone."""
+    """One of numcodecs, as arrays of zarr format 2 have it."""
 
     def __init__(self, codec: Any) -> None:
         self._codec = codec
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codec, name)
 
     def decode(self, data: Any, out: Any = None) -> Any:
         _check(data)

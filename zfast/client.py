@@ -6,6 +6,7 @@ The sync and the async face of an operation differ only in how they wait for its
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -476,8 +477,11 @@ class Client:
 
     def _run(self, operation: Callable[[NewBatch], Steps[T]]) -> T:
         course = self._begin(operation)
-        while (batch := course.advance()) is not None:
-            batch.run()
+        try:
+            while (batch := course.advance()) is not None:
+                batch.run()
+        finally:
+            course.close()
         return course.result
 
     async def _run_async(
@@ -485,11 +489,14 @@ class Client:
     ) -> T:
         # Aside: a listing parses pages between its batches, which takes too long for the loop.
         hub, course = self._begin_async(operation)
-        while True:
-            batch = await asyncio.to_thread(course.advance) if aside else course.advance()
-            if batch is None:
-                return course.result
-            await loops.wait(hub, batch)
+        try:
+            while True:
+                batch = await _aside(course.advance) if aside else course.advance()
+                if batch is None:
+                    return course.result
+                await loops.wait(hub, batch)
+        finally:
+            course.close()
 
     def _iterate(self, operation: Callable[[NewBatch], Steps[_Names]]) -> Iterator[str]:
         yield from self._run(operation)
@@ -499,6 +506,16 @@ class Client:
     ) -> AsyncIterator[str]:
         for name in await self._run_async(operation, aside=True):
             yield name
+
+
+async def _aside(step: Callable[[], T]) -> T:
+    loop = asyncio.get_running_loop()
+    try:
+        done = loop.run_in_executor(None, contextvars.copy_context().run, step)
+    except RuntimeError:
+        # The process ends, and starts no thread any more.
+        return step()
+    return await done
 
 
 def _rebuild(cls: type[Client], location: HTTPLocation, options: dict[str, Any]) -> Client:

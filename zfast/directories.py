@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
-from zfast.errors import ListingError, ZfastError, status_text
+from zfast.errors import ListingError, ZfastError, shortened, status_text
 from zfast.keys import check_key
 from zfast.locations import CADDY_FILE_LIMIT, Listing
 from zfast.operations import NewBatch, Operations, Steps, fields_of, first_failure
@@ -28,6 +28,9 @@ ZARR_2_DOCUMENTS = frozenset((".zarray", ".zattrs", ".zgroup", ".zmetadata"))
 """What describes the nodes of zarr format 2; nginx leaves such names out of its index pages."""
 _DOCUMENTS = ("zarr.json", *sorted(ZARR_2_DOCUMENTS))
 _LISTED_AT_ONCE = 256
+# Below what is listed: more than groups, and dimensions of chunks, come to; fewer than the 40 links
+# that Linux follows in one path.
+_MOST_DEPTH = 36
 _UNAUTHORIZED, _NOT_FOUND = 401, 404
 # What is written to see whether it is listed; no key to anybody, should one be left.
 _PROBE = "zfast-probe-"
@@ -70,12 +73,19 @@ class Directories:
         self._policy = operations.policy
         self._lists = False
 
-    def list_prefix(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
-        """All keys that begin with `prefix`."""
+    def list_prefix(
+        self, prefix: str, new_batch: NewBatch, *, documents: bool = False
+    ) -> Steps[list[str]]:
+        """All keys that begin with `prefix`, with the documents of zarr 2 that no page shows."""
         tree = yield from self._walk(check_key(prefix), new_batch)
         if tree.cut is not None:
             raise self._cut_listing(tree.cut)
-        return [key for key in tree.keys if not _is_probe(key)]
+        keys = [key for key in tree.keys if not _is_probe(key)]
+        if documents and not any(key.rpartition("/")[2] in ZARR_2_DOCUMENTS for key in keys):
+            held = yield from self._documents(tree.directories, new_batch)
+            listed = frozenset(keys)
+            keys += [key for _, key in held if key.startswith(prefix) and key not in listed]
+        return keys
 
     def list_dir(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """Bare names of what is directly below `prefix`."""
@@ -148,7 +158,11 @@ class Directories:
         tree = _Tree()
         directories = [top]
         while directories:
-            now, directories = directories[:_LISTED_AT_ONCE], directories[_LISTED_AT_ONCE:]
+            # The deepest first: of links that lead in a circle there would be no end of others.
+            now = directories[-_LISTED_AT_ONCE:]
+            del directories[-_LISTED_AT_ONCE:]
+            if now[-1].count("/") > _MOST_DEPTH + prefix.count("/"):
+                raise self._too_deep(now[-1])
             pages = yield from self._pages(now, new_batch)
             listed = list(zip(now, pages, strict=True))
             gone = [directory for directory, page in listed if page is None and directory != top]
@@ -222,9 +236,16 @@ class Directories:
                     raise self._no_listing(f"{parent}{name}/", _NOT_FOUND)
 
     def _with_documents(self, directories: Sequence[str], new_batch: NewBatch) -> Steps[list[str]]:
-        # The directories in which there is a document of zarr's, whatever pages show. One that is
-        # refused (nginx is often told to keep dot files to itself) is there for nobody.
-        held: list[str] = []
+        # The directories in which there is a document of zarr's.
+        held = yield from self._documents(directories, new_batch)
+        return [directory for directory, _ in held]
+
+    def _documents(
+        self, directories: Sequence[str], new_batch: NewBatch
+    ) -> Steps[list[tuple[str, str]]]:
+        # What documents of zarr's there are, and in which directory, whatever pages show. One that
+        # is refused (nginx is often told to keep dot files to itself) is there for nobody.
+        held: list[tuple[str, str]] = []
         for start in range(0, len(directories), _LISTED_AT_ONCE):
             names = [
                 (directory, directory + document)
@@ -241,7 +262,7 @@ class Directories:
                 if outcome["directory"] or outcome["code"] == _MISSING:
                     continue
                 if outcome["code"] == _OK:
-                    held.append(directory)
+                    held.append((directory, key))
                 elif outcome["status"] not in _REFUSED:
                     raise self._operations.error(batch, index, key, method="HEAD")
         return held
@@ -304,7 +325,9 @@ class Directories:
             return None
         outcome = batch.outcome(index)
         content_type = fields_of(outcome["head"]).get("content-type", "")
-        page = self._location.parse_listing(bytes(body), content_type, target)
+        page = self._location.parse_listing(
+            bytes(body), content_type, target, outcome["redirected_to"]
+        )
         if page is None:
             raise self._no_listing(directory, outcome["status"])
         return page
@@ -314,6 +337,14 @@ class Directories:
             f"its index page may be cut: Caddy ends one after {CADDY_FILE_LIMIT} entries; set "
             "file_server { browse { file_limit N } } to more than there are",
             url=self._location.display(directory) if directory else self._location.url,
+            status=200,
+            method="GET",
+        )
+
+    def _too_deep(self, directory: str) -> ListingError:
+        return ListingError(
+            f"directories are nested more than {_MOST_DEPTH} deep: is there a link to one above?",
+            url=shortened(self._location.display(directory)),
             status=200,
             method="GET",
         )

@@ -30,17 +30,21 @@ __all__ = [
     "ZfastError",
     "error_for",
     "redact",
+    "shortened",
     "status_text",
+    "without_secrets",
 ]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.%A-Za-z]*\]|[^\[\]:@\s\\]*)(?::[0-9]*)?")
 # Without what ends a sentence, or a bracket, around it; an IPv6 address has its own.
 _URL_IN_TEXT = re.compile(
-    r"[A-Za-z][A-Za-z0-9+.\-]*://(?:\[[0-9A-Fa-f:.]*\](?=[\s'\"<>).,;!\]]|$)"
+    r"(?<![A-Za-z0-9+.\-])[A-Za-z][A-Za-z0-9+.\-]{0,63}://(?:\[[0-9A-Fa-f:.]*\](?=[\s'\"<>).,;!\]]|$)"
     r"|[^\s'\"<>]*[^\s'\"<>).,;:!\]])"
 )
-_QUERY_IN_TEXT = re.compile(r"\?[^\s'\"<>=]+=[^\s'\"<>]*")
+_QUERY_IN_TEXT = re.compile(r"\?[^\s'\"<>=?]+=[^\s'\"<>]*")
+# Of what a server or a proxy says; it may be a whole head.
+_MOST_SHOWN = 500
 
 
 def redact(url: str) -> str:
@@ -88,6 +92,11 @@ def _printable(text: str) -> str:
     return "".join(
         c if c.isprintable() and c != " " else quote(c, safe="", errors="replace") for c in text
     )
+
+
+def shortened(text: str) -> str:
+    """Return the beginning of a text that somebody else has written."""
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def without_secrets(text: str) -> str:
@@ -401,6 +410,8 @@ def error_for(
             asides.append(hint)
     elif status is not None and status >= 300:
         asides.insert(0, status_text(status))
+        if code == Status.CHANGED and method in _WRITES:
+            sentence = "what is there is not what the request was conditional on"
     if asides:
         sentence += f" ({'; '.join(asides)})"
     return cls(

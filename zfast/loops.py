@@ -21,18 +21,20 @@ __all__ = ["Hub", "hub", "wait"]
 
 # The longest that a loop is kept from its other tasks.
 _ATTENDED_SECONDS = 0.002
-# A process that ends has ended by then.
-_LATE_SECONDS = 1.0
 # So many reads in a row that met no other; and of so many, one is left to the engine's threads, to
 # see whether it still meets none: while the loop itself is at a read, no other can begin.
 _ALONE, _LOOKED_AT = 4, 64
+
+
+# A batch, who is told of its reads, and who is told that it never completes.
+_UnderWay = tuple[Batch, Callable[[int], None], Callable[[Exception], None]]
 
 
 class Hub:
     """What one event loop knows of its batches under way."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, engine: Engine) -> None:
-        self._under_way: dict[int, tuple[Batch, Callable[[int], None]]] = {}
+        self._under_way: dict[int, _UnderWay] = {}
         self.engine = engine
         self.loop = weakref.ref(loop)
         self.waker = Waker(engine)
@@ -43,7 +45,7 @@ class Hub:
 
     def __del__(self) -> None:
         # Nobody is left who could be told.
-        for batch, _ in self._under_way.values():
+        for batch, *_ in self._under_way.values():
             batch.cancel()
 
     def submit(
@@ -59,12 +61,9 @@ class Hub:
         since the process ends.
         """
         if self.engine.stopped:
-            # Mostly nobody is there any more to hear of it, and nothing is to be said at exit. But
-            # a hook of atexit may wait for this loop.
-            error = RuntimeError(runtime.NO_MORE)
-            asyncio.get_running_loop().call_later(_LATE_SECONDS, fail, error)
+            self._fail_late(fail)
         self._alone = 0 if self._under_way else self._alone + 1
-        self._under_way[batch.id] = batch, handler
+        self._under_way[batch.id] = batch, handler, fail
         try:
             complete = batch.submit(seconds)
         except BaseException:
@@ -73,6 +72,17 @@ class Hub:
         if complete:
             self.waker.untold.extend((batch.id, index) for index in range(len(batch)))
             self.attended(batch)
+
+    def end(self) -> None:
+        """Tell of what is under way that it never completes: the process ends."""
+        for _, _, fail in self._under_way.values():
+            self._fail_late(fail)
+
+    def _fail_late(self, fail: Callable[[Exception], None]) -> None:
+        # Mostly nobody is there any more to hear of it, and nothing is to be said at exit. But a
+        # hook of atexit may wait for this loop.
+        error = RuntimeError(runtime.NO_MORE)
+        asyncio.get_running_loop().call_later(runtime.LATE_SECONDS, fail, error)
 
     def attends(self) -> float:
         """For how many seconds the loop may attend to the batch that is submitted next."""
@@ -143,6 +153,18 @@ def hub(engine: Engine) -> Hub:
     return found
 
 
+def _end() -> None:
+    for found in list(_hubs.values()):
+        loop = found.loop()
+        if loop is not None:
+            # A loop that is closed has nobody who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(found.end)
+
+
+runtime.on_end(_end)
+
+
 class _Completion(asyncio.Future[None]):
     """Done when its batch is complete, and not before.
 
@@ -199,4 +221,8 @@ async def wait(hub: Hub, batch: Batch, feed: Callable[[], None] | None = None) -
             batch.cancel()
     if failed is not None:
         batch.discard()
-        raise failed
+        try:
+            raise failed
+        finally:
+            # Its traceback has this frame: the two would stay until the collector comes.
+            del failed

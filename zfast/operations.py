@@ -5,6 +5,7 @@ Written once for both faces: how the batches are waited for is the client's busi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -20,7 +21,7 @@ from zfast._core.policy import Policy
 from zfast._core.shard_indexes import ShardIndexes
 from zfast._core.types import Method, Status
 from zfast.connections import Connections
-from zfast.errors import ZfastError, error_for
+from zfast.errors import ZfastError, error_for, redact, shortened
 from zfast.keys import check_key, check_object, directories_above
 from zfast.locations.http import HTTPLocation
 from zfast.planner import bounds, grouped, located, span
@@ -87,7 +88,7 @@ def read_error(
     outcome = batch.outcome(index)
     details = [outcome["detail"]] if outcome["detail"] else []
     if outcome["redirected_to"] and outcome["code"] != _REDIRECT:
-        details.append(f"redirected to {outcome['redirected_to']}")
+        details.append(f"redirected to {shortened(redact(outcome['redirected_to']))}")
     return error_for(
         Status(outcome["code"]),
         url=url,
@@ -418,6 +419,11 @@ class Course(Generic[T]):
 
     def __init__(self, steps: Steps[T]) -> None:
         self._steps = steps
+
+    def close(self) -> None:
+        """End it where it is: what it has begun is seen to at once, not when it is collected."""
+        with contextlib.suppress(ValueError):  # a thread that was left alone is at it
+            self._steps.close()
 
     def advance(self) -> Batch | None:
         """The next batch to run, None when there is a result."""

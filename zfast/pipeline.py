@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import zarr
 from zarr.abc.store import RangeByteRequest
+from zarr.codecs import ShardingCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.registry import register_pipeline
@@ -148,7 +149,9 @@ class FastCodecPipeline(BatchedCodecPipeline):
                 bad = half
             else:
                 bad = bad[len(half) :]
-        getter, spec = bad[0][0], bad[0][1]
+        await self._name_if_bad(store, *bad[0][:2])
+
+    async def _name_if_bad(self, store: Any, getter: Any, spec: Any) -> None:
         stored = await getter.get(spec.prototype)
         with _naming(store, getter.path):
             list(await self._checked.decode([(stored, spec)]))
@@ -182,8 +185,21 @@ class FastCodecPipeline(BatchedCodecPipeline):
             return
         store._check_writable()
         outbox = _Outbox(store)
-        collected = [(_Collected(path.store, path.path, outbox), *rest) for path, *rest in items]
-        await super().write(collected, value, drop_axes)
+        sharded = isinstance(self.array_bytes_codec, ShardingCodec)
+        collected: list[Any] = [
+            (_Collected(path.store, path.path, outbox, sharded), *rest) for path, *rest in items
+        ]
+        write = super(FastCodecPipeline, self._checked).write
+        try:
+            await write(collected, value, drop_axes)
+        except _NO_FAULT_OF_DATA:
+            raise
+        except Exception:
+            # Of those that are read before, in part, one may be what cannot be decoded.
+            for path, spec, *_, whole in items:
+                if whole is not True:
+                    await self._name_if_bad(store, path, spec)
+            raise
         await outbox.flush()
 
 
@@ -203,7 +219,7 @@ async def _native_read(
     try:
         missing = await read_array(
             pipeline._recipes,
-            store._client,
+            store._use(),
             items,
             StorePath,
             store,
@@ -256,6 +272,17 @@ _NO_FAULT_OF_DATA = (
 )
 
 
+def _corrupt(path: StorePath, detail: str, byte_range: Any = None) -> ZfastError:
+    store: Any = path.store
+    return error_for(
+        Status.CORRUPT,
+        url=store._client._operations.location.display(path.path),
+        key=path.path,
+        byte_range=byte_range,
+        detail=detail,
+    )
+
+
 @contextlib.contextmanager
 def _naming(store: Any, key: str) -> Iterator[None]:
     """Have what a codec raises name the chunk."""
@@ -264,12 +291,7 @@ def _naming(store: Any, key: str) -> Iterator[None]:
     except _NO_FAULT_OF_DATA:
         raise
     except Exception as error:
-        raise error_for(
-            Status.CORRUPT,
-            url=store._client._operations.location.display(key),
-            key=key,
-            detail=f"{type(error).__name__}: {error}",
-        ) from error
+        raise _corrupt(StorePath(store, key), f"{type(error).__name__}: {error}") from error
 
 
 class _Watched(StorePath):
@@ -287,14 +309,7 @@ class _Watched(StorePath):
     def _check(self, wanted: int, came: int, byte_range: Any) -> None:
         # Of a shard: what its index says is there. zarr would take what is not for empty.
         if came < wanted:
-            store: Any = self.store
-            raise error_for(
-                Status.CORRUPT,
-                url=store._client._operations.location.display(self.path),
-                key=self.path,
-                byte_range=byte_range,
-                detail="an inner chunk ends after the shard",
-            )
+            raise _corrupt(self, "an inner chunk ends after the shard", byte_range)
 
 
 # ---------------------------------------------------------------------------------------- writes
@@ -308,6 +323,7 @@ class _Outbox:
         self._waiting: dict[str, Any] = {}
         self._size = 0
         self._leaving = asyncio.Lock()
+        self._failure: BaseException | None = None
 
     async def add(self, key: str, value: Any) -> None:
         self._waiting[key] = value
@@ -317,21 +333,37 @@ class _Outbox:
 
     async def flush(self) -> None:
         async with self._leaving:
+            # zarr's other tasks go on when one has failed: what they bring is not to be written
+            # later than whatever the caller does when he has been told.
+            if self._failure is not None:
+                raise self._failure
             leaving, self._waiting, self._size = self._waiting, {}, 0
             written = [(key, value) for key, value in leaving.items() if value is not None]
             deleted = [key for key, value in leaving.items() if value is None]
-            if written:
-                await self._store._set_many(written)
-            if deleted:
-                await self._store._delete_all(deleted)
+            try:
+                if written:
+                    await self._store._set_many(written)
+                if deleted:
+                    await self._store._delete_all(deleted)
+            except BaseException as error:
+                self._failure = error
+                raise
 
 
 class _Collected(StorePath):
     """Where zarr reads a chunk, and puts it to be written with the others."""
 
-    def __init__(self, store: Any, path: str, outbox: _Outbox) -> None:
+    def __init__(self, store: Any, path: str, outbox: _Outbox, sharded: bool) -> None:
         super().__init__(store, path)
         self._outbox = outbox
+        self._sharded = sharded
+
+    async def get(self, prototype: Any = None, byte_range: Any = None) -> Any:
+        value = await super().get(prototype, byte_range)
+        if self._sharded and value is not None and len(value) == 0:
+            # zarr would take it for a shard without inner chunks, and write what is left out.
+            raise _corrupt(self, "the shard is shorter than its index")
+        return value
 
     async def set(self, value: Any) -> None:
         await self._outbox.add(self.path, value)

@@ -16,18 +16,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
+from zfast._core.batch import LATE_SECONDS, NO_MORE
 from zfast._core.calls import Calls
 from zfast._core.engine import Engine
 from zfast._core.policy import after_fork_in_child
 from zfast.config import setting
 
-__all__ = ["NO_MORE", "current", "fork_guard", "on_fork", "report", "running", "serve_with"]
+__all__ = [
+    "LATE_SECONDS",
+    "NO_MORE",
+    "connection_limit",
+    "current",
+    "fork_guard",
+    "on_end",
+    "on_fork",
+    "report",
+    "running",
+    "serve_with",
+]
 
 _log = logging.getLogger("zfast")
-
-NO_MORE = "nothing can be read any more: the interpreter is shutting down"
 
 # Descriptors that the process keeps for other things than connections.
 _RESERVED_DESCRIPTORS = 32
@@ -42,6 +53,7 @@ _ended: Engine | None = None
 _threads: list[threading.Thread] = []
 _serve: Callable[[Calls, str, int, int], None] | None = None
 _forgets: list[Callable[[], None]] = []
+_ends: list[Callable[[], None]] = []
 _lock = threading.RLock()
 
 # Held around whatever must be whole when the process forks, and by the fork itself.
@@ -59,6 +71,11 @@ def on_fork(forget: Callable[[], None]) -> None:
     _forgets.append(forget)
 
 
+def on_end(tell: Callable[[], None]) -> None:
+    """Have `tell` called when the process ends, and with it whatever is under way."""
+    _ends.append(tell)
+
+
 def running() -> Engine | None:
     """The engine, if there is one."""
     return _engine
@@ -68,7 +85,10 @@ def current() -> Engine:
     """The engine; started if there is none."""
     global _engine
     engine = _engine
-    if engine is not None and not engine.stopped:
+    if engine is not None and engine.pid != os.getpid():
+        # Of a fork that no hook was told of, such as one of a C library.
+        _after_fork_in_child()
+    elif engine is not None and not engine.stopped:
         return engine
     with _lock:
         if _is_over and threading.current_thread() is not threading.main_thread():
@@ -97,7 +117,21 @@ def connection_limit(max_concurrency: int) -> int:
     return max(1, min(max_concurrency, (soft - _RESERVED_DESCRIPTORS) // 2))
 
 
+def _has_real_threads() -> bool:
+    starters = ("_start_joinable_thread", "_start_new_thread")  # from Python 3.13 on the first
+    return all(
+        isinstance(getattr(threading, name), BuiltinFunctionType)
+        for name in starters
+        if hasattr(threading, name)
+    )
+
+
 def _start() -> Engine:
+    if not _has_real_threads():
+        raise RuntimeError(
+            "zfast's threads wait without Python, and what is in place of this process's threads "
+            "(gevent or eventlet) would wait with them: patch with thread=False"
+        )
     if sys.is_finalizing():
         # As Thread.start says from Python 3.12 on; before, it waits for ever for the new thread.
         raise RuntimeError(NO_MORE)
@@ -130,7 +164,16 @@ def _add_threads(engine: Engine, wanted: int) -> None:
         thread = threading.Thread(
             target=_serve_calls, args=(engine,), name=f"zfast-dial-{len(_threads)}", daemon=True
         )
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if _threads:
+                # With fewer it is slower; more are asked for when they are needed.
+                return
+            raise RuntimeError(
+                f"no thread to open connections could be started ({error}): too many threads run, "
+                "or this user's limit on processes (ulimit -u) is too low"
+            ) from error
         _threads.append(thread)
         engine.count_dial_threads(len(_threads))
 
@@ -189,6 +232,8 @@ def _stop() -> None:
         if engine is None:
             return
         engine.stop(exiting=True)
+        for tell in _ends:
+            tell()
         deadline = time.monotonic() + _JOIN_SECONDS
         for thread in _threads:
             # One that is opening a connection is not waited for: it ends with the process.

@@ -26,7 +26,13 @@ from zfast._zarr3 import (
 )
 from zfast.client import Client
 from zfast.collector import Collector
-from zfast.errors import MissingKeyError, ResponseError, ZfastError, error_for
+from zfast.errors import (
+    ConnectionFailedError,
+    MissingKeyError,
+    ResponseError,
+    ZfastError,
+    error_for,
+)
 from zfast.keys import names_object
 from zfast.pipeline import choose_pipeline
 from zfast.planner import Group, bounds, span
@@ -393,8 +399,14 @@ class FastStore(Store, KeyMapping):
         exists: only there, and only between these two requests, can another's value be lost.
         """
         self._check_writable()
-        if not await self.exists(key):
+        if await self.exists(key):
+            return
+        try:
             await self._put([(key, value)], if_absent=True)
+        except ConnectionFailedError:
+            # Not sent again by itself, since it may have been written; that can be asked.
+            if not await self.exists(key):
+                await self._put([(key, value)], if_absent=True)
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
         await self._put(values)

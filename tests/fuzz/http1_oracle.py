@@ -144,6 +144,8 @@ def _head(match: re.Match[bytes], fields: _Fields, head_request: bool) -> dict[s
         keep_alive = False
     if chunked and (fields.lengths or minor_version == 0):
         keep_alive = False
+    if framing == "NO_BODY" and not head_request and (chunked or length > 0):
+        keep_alive = False
     ranges = fields.values.get(b"content-range", [])
     valid, start, end, total = _content_range(ranges)
     content_type = fields.first(b"content-type")

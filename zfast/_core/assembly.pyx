@@ -64,7 +64,9 @@ cdef Request* assembly_add(Assembly* assembly, Task* task) noexcept nogil:
     request.measured = True
     request.repeatable = (assembly.policy.retry.methods >> METHOD_GET) & 1
     request.task = task
-    request.most = task.chain.most + WORTH_MORE
+    if task.purpose != FOR_RUN:
+        # What a run has its index says.
+        request.most = task.chain.most + WORTH_MORE
     if task.purpose == FOR_CHUNK:
         request.wanted.kind = RANGE_WHOLE
         _land_chunk(assembly, task, request)
@@ -93,16 +95,18 @@ cdef void _land_chunk(Assembly* assembly, Task* task, Request* request) noexcept
     request.expected = <long long>chain.size
     if _direct(chain, &task.placement, request):
         request.lands = True
-    elif not task.pieces.empty():
+        return
+    if not task.pieces.empty():
         request.layout = &chain.layout
         request.pieces = task.pieces.data()
         request.piece_count = 1
         request.lands = True
-        _ask_for_part(assembly, task, request)
+    _ask_for_part(assembly, task, request)
 
 
 cdef void _ask_for_part(Assembly* assembly, Task* task, Request* request) noexcept nogil:
-    # A window of a large chunk that lies in few of its rows: only these.
+    # A window of a large chunk that lies in few of its rows: only these. What goes to memory first
+    # is as if the rest were around it.
     cdef size_t first, past
     placement_span(&task.placement, &task.chain.layout, &first, &past)
     if task.chain.size - (past - first) < PART_SAVES or not assembly.cache.knows_ranges:

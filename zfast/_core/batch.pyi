@@ -6,6 +6,9 @@ from zfast._core.buffers import Body
 from zfast._core.engine import Engine
 from zfast._core.policy import Policy
 
+LATE_SECONDS: float
+NO_MORE: str
+
 class Waker:
     """The one descriptor that wakes an event loop for completions of all its batches.
 

@@ -47,6 +47,10 @@ from zfast._core.types cimport (
 
 # How long a signal may wait for the main thread to notice it.
 cdef double SIGNAL_CHECK_SECONDS = 0.05
+# A process that ends has ended by then; who still waits is told, in these words.
+LATE_SECONDS = 1.0
+NO_MORE = "nothing can be read any more: the interpreter is shutting down"
+cdef double _late_seconds = LATE_SECONDS
 
 _ids = itertools.count(1)
 
@@ -393,8 +397,9 @@ cdef class Batch:
             self._wait()
         except BaseException:
             # A signal's handler raised, at whatever it was that looked.
-            if self.engine.pid != getpid():
-                # It forked, and this is the child, where nothing of the batch goes on.
+            if self.engine.pid != getpid() or (self.engine.stopped and not self.state.done):
+                # It forked, and this is the child, or the process ends: nothing of the batch goes
+                # on.
                 raise
             self.cancel()
             with nogil:
@@ -408,8 +413,10 @@ cdef class Batch:
         cdef bint done = False
         if threading.current_thread() is not threading.main_thread():
             with nogil:
-                _wait_until_done(self.engine.scheduler, self.state)
-            done = True
+                done = _wait_until_done(self.engine.scheduler, self.state)
+            if not done:
+                # Mostly nobody is there any more to hear of it. But a hook of atexit may wait.
+                raise RuntimeError(NO_MORE)
         while not done:
             with nogil:
                 done = _wait_a_while(self.engine.scheduler, self.state)
@@ -496,11 +503,17 @@ cdef class Batch:
         return body
 
 
-cdef void _wait_until_done(Scheduler* s, BatchState* state) noexcept nogil:
+cdef bint _wait_until_done(Scheduler* s, BatchState* state) noexcept nogil:
+    # False where the process ends, and has not ended after a while.
+    cdef bint done
     pthread_mutex_lock(&s.lock)
-    while not state.done:
+    while not state.done and not s.exiting:
         pthread_cond_wait(&state.completed, &s.lock)
+    if not state.done:
+        wait_for(&state.completed, &s.lock, _late_seconds)
+    done = state.done
     pthread_mutex_unlock(&s.lock)
+    return done
 
 
 cdef bint _wait_a_while(Scheduler* s, BatchState* state) noexcept nogil:

@@ -73,8 +73,8 @@ cdef double FAR_SECONDS = 0.005
 
 
 cdef bint _may_dial(Scheduler* s, const Origin* origin) noexcept nogil:
-    if s.dial_threads < s.max_dial_threads and s.dials_begun >= s.dial_threads - 1:
-        # The last one looks on: it sees when more are needed.
+    if s.dial_threads < s.max_dial_threads and s.dials_begun >= max(s.dial_threads - 1, 1):
+        # The last one looks on, unless it is the only one: it sees when more are needed.
         return False
     if origin.dials_begun > 0 and origin.leases == 0 and (
             s.dials_begun >= s.dial_threads - s.dial_threads // FIRST_DIALS_SHARE):

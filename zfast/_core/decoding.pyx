@@ -24,6 +24,7 @@ from zfast._core.extern.pthread cimport (
 )
 from zfast._core.finishing cimport scheduler_end
 from zfast._core.index_cache cimport index_cache_expect_whole, index_cache_forget_index
+from zfast._core.placement cimport Extent
 from zfast._core.recipe cimport Chain, chain_read, chain_read_wanted
 from zfast._core.request cimport Request
 from zfast._core.scatter cimport scatter_fill
@@ -40,8 +41,10 @@ from zfast._core.shard_read cimport (
     shard_resolve,
     shard_stop_waiting,
 )
+from zfast._core.sink cimport Piece
 from zfast._core.state cimport MAX_BACKLOG, NOBODY, BatchState, Scheduler, monotonic, wait_for
 from zfast._core.types cimport (
+    RANGE_BOUNDED,
     RANGE_SUFFIX,
     STATUS_CHANGED,
     STATUS_CORRUPT,
@@ -71,12 +74,15 @@ cdef Status _decode_chunk(Task* task, Request* request, Decoder* decoder) noexce
     cdef Task* planned = _planned(task)
     cdef const char* fill = task.assembly.fill.data()
     cdef const char* fault
+    cdef const char* data = request.memory
+    cdef size_t size = request.delivered
     cdef long number = -1
+    if request.wanted.kind == RANGE_BOUNDED:
+        # All that is selected, and what is around it nobody looks at.
+        data -= request.offset
+        size = task.chain.size
     if planned.wanted_inner.empty():
-        fault = chain_read(
-            task.chain, decoder, request.memory, request.delivered, &planned.placement, fill,
-            &number,
-        )
+        fault = chain_read(task.chain, decoder, data, size, &planned.placement, fill, &number)
     else:
         fault = chain_read_wanted(
             task.chain, task.shard.inner, decoder, request.memory, request.delivered,
@@ -188,6 +194,9 @@ cdef void _do_run(Scheduler* s, Request* request, Decoder* decoder, Status code)
     if code == STATUS_OK:
         code = _decode_run(task, request, decoder)
     _let_go(request)
+    # A read of many inner chunks has other runs to come.
+    vector[Piece]().swap(task.pieces)
+    vector[Extent]().swap(task.extents)
     pthread_mutex_lock(&s.lock)
     if request.range_ignored:
         index_cache_expect_whole(task.assembly.cache)

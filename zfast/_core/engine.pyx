@@ -378,7 +378,8 @@ cdef class Engine:
         Parameters
         ----------
         exiting : bool
-            The process ends: who still waits for a batch, a daemon thread, is left waiting.
+            The process ends: who still waits for a batch, a daemon thread, is left waiting, for so
+            long as it should take to end.
         """
         cdef Scheduler* s = self.scheduler
         cdef vector[BatchState*] batches
@@ -393,6 +394,7 @@ cdef class Engine:
                 batches.push_back(entry.second)
             for batch in batches:
                 scheduler_cancel_all(s, batch, STATUS_CLOSED)
+                pthread_cond_broadcast(&batch.completed)
             s.stopping = True
             for worker in s.workers:
                 wake(worker)

@@ -69,6 +69,8 @@ cdef enum:
     DRAIN_LIMIT = 64 << 10
     # Of a body of unknown length whose end is wanted.
     FIRST_TAIL = 64 << 10
+    # A longer entity tag is taken for none: each is kept as long as its read, or a shard's index.
+    MAX_TAG = 1 << 10
 
 
 cdef bint exchange_conclude(Exchange* exchange, Conclusion conclusion, Status code) noexcept nogil:
@@ -192,7 +194,9 @@ cdef bint _remember_object(Exchange* exchange) noexcept nogil:
     cdef Request* request = exchange.request
     cdef const char* etag = exchange.head + exchange.parser.head.etag.offset
     cdef size_t size = exchange.parser.head.etag.size if exchange.parser.head.etag.offset else 0
-    cdef bint strong = is_strong_tag(etag, size)
+    cdef bint strong = size <= MAX_TAG and is_strong_tag(etag, size)
+    if size > MAX_TAG:
+        size = 0
     if request.pinned and (
         not request.pinned_tag.empty() and string(etag, size) != request.pinned_tag or (
             request.object_size >= 0 and exchange.verdict.object_size >= 0
@@ -210,10 +214,12 @@ cdef bint _remember_object(Exchange* exchange) noexcept nogil:
         request.tag = string(etag, size)
         request.etag = request.tag if strong else string()
         request.object_size = exchange.verdict.object_size
-        request.recent = request.task != NULL and _is_recent(exchange)
-    # A body of unknown length, or one that is sliced here, is read from its start again.
+        request.recent = _is_recent(exchange)
+    # A body of unknown length, or one that is sliced here, is read from its start again; and so is
+    # one that may have been written anew under the same tag.
     request.resumable = (
-        not request.etag.empty() and exchange.verdict.take > 0 and exchange.verdict.skip == 0
+        not request.etag.empty() and not request.recent
+        and exchange.verdict.take > 0 and exchange.verdict.skip == 0
         and (exchange.verdict.object_size >= 0 or request.wanted.kind == RANGE_BOUNDED)
     )
     return True
@@ -277,8 +283,9 @@ cdef bint _open_parts(Exchange* exchange) noexcept nogil:
     cdef Request* request = exchange.request
     cdef size_t size
     # Without its size, an object that goes on behind the range could not be told.
-    cdef bint holds = not request.etag.empty() and not exchange.verdict.range_ignored and (
-        exchange.verdict.take > 0 and request.object_size >= 0)
+    cdef bint holds = not request.etag.empty() and not request.recent and (
+        not exchange.verdict.range_ignored
+        and exchange.verdict.take > 0 and request.object_size >= 0)
     if request.parts_sent:
         # Its parts write to the memory that they were given, for the object as it was: what it is
         # now is read when they have ended.

@@ -20,7 +20,14 @@ from zfast._core.retry cimport MISHAP_CONNECT, retry_delay
 from zfast._core.scheduler cimport scheduler_complete, scheduler_notice
 from zfast._core.splitting cimport SPLIT_AGAIN, SPLIT_ENDS, SPLIT_FAILS, SplitStep, split_ended
 from zfast._core.state cimport Origin, Request_ptr, monotonic, wake
-from zfast._core.types cimport STATUS_CANCELLED, STATUS_DEADLINE, STATUS_MISSING, STATUS_OK
+from zfast._core.types cimport (
+    METHOD_GET,
+    METHOD_HEAD,
+    STATUS_CANCELLED,
+    STATUS_DEADLINE,
+    STATUS_MISSING,
+    STATUS_OK,
+)
 
 
 cdef vector[char] chosen_of(const BatchState* batch, long long index) noexcept nogil:
@@ -68,6 +75,10 @@ cdef void scheduler_finish(Scheduler* s, Request* request, Status code) noexcept
         pthread_cond_signal(&s.jobs_waiting)
 
 
+cdef inline bint _writes(const Request* request) noexcept nogil:
+    return request.method not in (METHOD_GET, METHOD_HEAD)
+
+
 cdef void scheduler_end(Scheduler* s, Request* request, Status code) noexcept nogil:
     cdef BatchState* batch = <BatchState*>request.batch
     request.code = code
@@ -82,7 +93,10 @@ cdef void scheduler_end(Scheduler* s, Request* request, Status code) noexcept no
         count(&request.policy.counters.failed, 1)
         if batch.fail_fast and not batch.failed:
             batch.failed = True
-            scheduler_cancel_all(s, batch, STATUS_CANCELLED)
+            if _writes(request):
+                _withdraw(s, batch)
+            else:
+                scheduler_cancel_all(s, batch, STATUS_CANCELLED)
     batch.outstanding -= 1
     if batch.notices != NULL and batch.notify_each and not s.exiting:
         if batch.attended:
@@ -120,7 +134,8 @@ cdef bint scheduler_retry(
     cdef double delay = -1.0
     if request.cancelled != STATUS_OK:
         code = request.cancelled
-    elif request.repeatable or mishap == MISHAP_CONNECT:
+    elif (request.repeatable or mishap == MISHAP_CONNECT) and not (
+            (<BatchState*>request.batch).failed and _writes(request)):
         delay = retry_delay(
             &request.policy.retry, &request.retries, mishap, retry_after, _roll(s)
         )
@@ -144,6 +159,15 @@ cdef void _cancel_waiting(
             due = s.delayed.erase(due)
         else:
             postincrement(due)
+
+
+cdef void _withdraw(Scheduler* s, BatchState* batch) noexcept nogil:
+    # What has not gone out. Of what has, the server may write it whenever it likes: not after the
+    # caller has been told, and has written there himself what is to stay.
+    cdef vector[Request_ptr] waiting
+    _cancel_waiting(s, batch, vector[char](), &waiting)
+    for request in waiting:
+        scheduler_finish(s, request, STATUS_CANCELLED)
 
 
 cdef void _cancel(

@@ -41,6 +41,7 @@ cdef void http1_start(
 # even with 0 bytes: END may need no more. NEED_DATA has used everything.
 cdef Event http1_feed(Parser* parser, const char* data, size_t size, size_t* used) noexcept nogil
 cdef Event http1_eof(Parser* parser) noexcept nogil
+cdef bint http1_in_trailers(const Parser* parser) noexcept nogil
 # How many body bytes may be received into their destination without being fed.
 cdef long long http1_direct(const Parser* parser) noexcept nogil
 cdef Event http1_direct_received(Parser* parser, long long size) noexcept nogil

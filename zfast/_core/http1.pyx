@@ -355,6 +355,10 @@ cdef Event http1_eof(Parser* parser) noexcept nogil:
     return END
 
 
+cdef bint http1_in_trailers(const Parser* parser) noexcept nogil:
+    return parser._state >= AT_TRAILER
+
+
 cdef long long http1_direct(const Parser* parser) noexcept nogil:
     if parser._state != IN_DATA:
         return 0

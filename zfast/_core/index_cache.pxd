@@ -20,8 +20,9 @@ cdef cppclass IndexEntry:
     IndexFormat format
     ShardIndex* index               # NULL while it is being read
     deque[Request*] waiting         # parked until it has been
-    double good_until               # of the monotonic clock, 0 for good
-    string expired_tag              # of the one before it, whose time was over
+    double recent_since             # its tag may be the next one's too; 0 where it is not
+    string expired_tag              # of the one before it, where that was recent
+    double expired_since            # ... and since when
     bint detached                   # written to meanwhile: those who ask later begin another
     IndexEntry* older               # neighbours in the order of use
     IndexEntry* newer
@@ -32,7 +33,8 @@ cdef cppclass IndexCache:
     unordered_map[string, IndexEntry_ptr] entries
     IndexEntry* oldest
     IndexEntry* newest
-    string expired_tag              # of the index that was found last, if its time was over
+    string expired_tag              # of the index that was found last, if that was recent
+    double expired_since
     size_t size                     # bytes of the indexes
     size_t limit
     bint knows_suffixes             # servers here answer ranges that count from the end

@@ -23,7 +23,10 @@ cdef enum:
 
 
 cdef inline size_t _cost(const IndexEntry* entry) noexcept nogil:
-    return ENTRY_OVERHEAD + entry.target.size() + shard_index_size(entry.index.count, False)
+    return (
+        ENTRY_OVERHEAD + entry.target.size() + entry.index.etag.size()
+        + shard_index_size(entry.index.count, False)
+    )
 
 
 cdef void _unlink(IndexCache* cache, IndexEntry* entry) noexcept nogil:
@@ -56,8 +59,9 @@ cdef IndexEntry* index_cache_find(IndexCache* cache, const string* target) noexc
     if found == cache.entries.end():
         return NULL
     entry = dereference(found).second
-    if entry.index != NULL and 0 < entry.good_until <= monotonic():
+    if entry.index != NULL and entry.recent_since > 0:
         cache.expired_tag = entry.index.etag
+        cache.expired_since = entry.recent_since
         index_cache_drop(cache, entry)
         return NULL
     if entry.index != NULL:
@@ -91,22 +95,28 @@ cdef IndexEntry* index_cache_begin(
     entry.target = dereference(target)
     entry.format = dereference(format)
     entry.expired_tag.swap(cache.expired_tag)
+    entry.expired_since = cache.expired_since
     cache.expired_tag.clear()
     cache.entries[entry.target] = entry
     return entry
 
 
 cdef void index_cache_keep(IndexCache* cache, IndexEntry* entry, ShardIndex* index) noexcept nogil:
+    cdef double now
     if entry.detached:
         del entry
         return
     shard_index_retain(index)
     entry.index = index
     # Of a shard that was written just now the tag need not tell that it is written anew: such an
-    # index is read once more. If it seems to be as young as before, that is a cache's Date.
-    entry.good_until = 0
-    if index.recent and (index.etag.empty() or index.etag != entry.expired_tag):
-        entry.good_until = monotonic() + RECENT_SECONDS
+    # index is for those alone who wait for it. If it seems to be as young as it was long before,
+    # that is a cache's Date.
+    if index.recent:
+        now = monotonic()
+        if index.etag.empty() or index.etag != entry.expired_tag:
+            entry.recent_since = now
+        elif now < entry.expired_since + RECENT_SECONDS:
+            entry.recent_since = entry.expired_since
     _append(cache, entry)
     cache.size += _cost(entry)
     while cache.size > cache.limit and cache.oldest != NULL:

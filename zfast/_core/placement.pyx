@@ -109,20 +109,25 @@ cdef inline Py_ssize_t _steps_to(const Extent* extent, Py_ssize_t position) noex
 cdef void placement_span(
     const Placement* placement, const Layout* layout, size_t* first, size_t* past
 ) noexcept nogil:
-    # The bytes [first, past) of the chunk that hold everything that a box selects; a list of one
-    # element is a box too.
+    # The bytes [first, past) of the chunk that hold everything that is selected.
     cdef const Extent* extent
     cdef size_t stride = layout.item_size
-    cdef Py_ssize_t start
+    cdef Py_ssize_t start, last, at
     cdef int dimension = layout.ndim
     first[0] = 0
     past[0] = layout.item_size
     while dimension > 0:
         dimension -= 1
         extent = &placement.extents[dimension]
-        start = extent.start if extent.positions == NULL else extent.positions[0]
+        start = extent.start
+        last = start + (extent.count - 1) * extent.step
+        if extent.positions != NULL:
+            start = last = extent.positions[0]
+            for at in range(1, extent.count):
+                start = min(start, extent.positions[at])
+                last = max(last, extent.positions[at])
         first[0] += <size_t>start * stride
-        past[0] += <size_t>(start + (extent.count - 1) * extent.step) * stride
+        past[0] += <size_t>last * stride
         stride *= <size_t>layout.shape[dimension]
 
 

@@ -146,7 +146,7 @@ cdef double _check_times(Thread* thread, double now) noexcept nogil:
             lease.exchange.opens = False
             split_go(thread.scheduler, lease.request)
         due = _ends_at(&lease.exchange)
-        if 0 < due <= now:
+        if 0 < due <= thread.looked_at:
             _end_stalled(&lease.exchange)
             scheduler_settle(thread.scheduler, lease, now)
             continue

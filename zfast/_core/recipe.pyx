@@ -36,6 +36,8 @@ cdef enum:
     # inner chunk of one byte gzip makes 21.
     WORTH_TIMES = 4
     FRAMES = 256
+    # Between the inner chunks of a shard there may be what is none of theirs.
+    GAPS = 64 << 20
 
 
 # ------------------------------------------------------------------------------------ inner chunks
@@ -294,7 +296,7 @@ cdef class Recipe:
         chain.index_size = shard_index_size(chain.inner_count, checksum)
         if chain.index_size > <size_t>MAX_SIZE:
             raise ValueError(f"shards of {chain.inner_count} chunks")
-        chain.most = chain.index_size + chain.inner_count * inner.chain.most
+        chain.most = chain.index_size + chain.inner_count * inner.chain.most + GAPS
 
     def __dealloc__(self):
         del self.flat

@@ -17,6 +17,11 @@ from zfast._core.state cimport CALL_REDIRECT, NOBODY, BatchState
 from zfast._core.types cimport METHOD_DELETE, METHOD_PUT, STATUS_MISSING, STATUS_REDIRECT
 
 
+cdef enum:
+    # What everybody is to support (RFC 9110, section 4.1), and a little more.
+    MAX_LOCATION = 8 << 10
+
+
 cdef inline int _next_octet(const char* text, size_t* at, size_t past) noexcept nogil:
     # Percent-decoded; several slashes are one.
     cdef int high, low
@@ -52,35 +57,34 @@ cdef bint _has_dot_segments(const string* target) noexcept nogil:
     return False
 
 
-cdef bint _has_slash_more(
-    const string* target, const string* other, size_t other_at
-) noexcept nogil:
-    # Whether the path of the one is that of the other, from there on, and a slash, however they are
+cdef void _read_path(const string* target, size_t past, string* path) noexcept nogil:
+    cdef size_t at = 0
+    path.reserve(past)
+    while at < past:
+        path.push_back(<char>_next_octet(target.data(), &at, past))
+
+
+cdef bint _has_slash_more(const string* target, const string* other, bint ends) noexcept nogil:
+    # Whether the path of the one is that of the other (or its end) and a slash, however they are
     # written: servers merge slashes, and encode what they redirect to in ways of their own.
     cdef size_t past = _path_size(target)
-    cdef size_t other_past = _path_size(other)
-    cdef size_t at = 0
+    cdef string path, other_path
     if past < 2 or dereference(target)[past - 1] != c"/":
         return False
     while past > 0 and dereference(target)[past - 1] == c"/":
         past -= 1
-    while at < past and other_at < other_past:
-        if _next_octet(target.data(), &at, past) != _next_octet(
-                other.data(), &other_at, other_past):
-            return False
-    return at == past and other_at == other_past
+    _read_path(target, past, &path)
+    _read_path(other, _path_size(other), &other_path)
+    if not ends:
+        return path == other_path
+    return not path.empty() and path.size() <= other_path.size() and other_path.compare(
+        other_path.size() - path.size(), path.size(), path) == 0
 
 
 cdef bint _names_directory(Request* request, const string* target) noexcept nogil:
     # Servers answer for a directory by sending to its index page, which is no value of a key. One
     # that stands behind another does not know of what that has taken off the path.
-    cdef size_t at
-    if not request.policy.keys_only:
-        return False
-    for at in range(_path_size(&request.target)):
-        if request.target[at] == c"/" and _has_slash_more(target, &request.target, at):
-            return True
-    return False
+    return request.policy.keys_only and _has_slash_more(target, &request.target, True)
 
 
 cdef bint _names_file(Request* request, const string* target) noexcept nogil:
@@ -88,13 +92,14 @@ cdef bint _names_file(Request* request, const string* target) noexcept nogil:
     # another redirect the slash is the server's own, and what was asked for may be a key.
     return (
         request.policy.keys_only and request.retries.redirects == 1
-        and _has_slash_more(&request.target, target, 0)
+        and _has_slash_more(&request.target, target, False)
     )
 
 
-cdef bint _deletes_directory(Request* request) noexcept nogil:
-    cdef size_t size = _path_size(&request.target)
-    return request.method == METHOD_DELETE and size and request.target[size - 1] == c"/"
+cdef bint _deletes_directory(const Request* request, const string* target) noexcept nogil:
+    # All that is in it would go, and nobody has named it.
+    cdef size_t size = _path_size(target)
+    return request.method == METHOD_DELETE and size and dereference(target)[size - 1] == c"/"
 
 
 cdef void _refuse_directory(Scheduler* s, Request* request) noexcept nogil:
@@ -119,8 +124,12 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
         # Entity tags tell states of one resource apart: a part of another one does not fit.
         scheduler_finish(s, request, STATUS_REDIRECT)
         return
-    if _deletes_directory(request):
-        # All that is in it would go, and nobody has named it.
+    if _deletes_directory(request, &request.target):
+        scheduler_finish(s, request, STATUS_REDIRECT)
+        return
+    if location.size() > MAX_LOCATION:
+        request.detail = string(b"its Location is longer than any that is followed")
+        string().swap(dereference(location))
         scheduler_finish(s, request, STATUS_REDIRECT)
         return
     request.retries.redirects += 1
@@ -148,6 +157,9 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
         if _names_file(request, &target):
             _refuse_file(s, request)
             return
+        if _deletes_directory(request, &target):
+            scheduler_finish(s, request, STATUS_REDIRECT)
+            return
         request.target = target
         lanes_enqueue(s, request, True)
     else:
@@ -169,6 +181,8 @@ cdef void scheduler_redirected(
         _refuse_directory(s, request)
     elif not foreign and _names_file(request, &target):
         _refuse_file(s, request)
+    elif _deletes_directory(request, &target):
+        scheduler_finish(s, request, STATUS_REDIRECT)
     else:
         batch_holds(<BatchState*>request.batch, origin)
         request.origin = origin

@@ -232,6 +232,9 @@ cdef void response_head_frame(ResponseHead* head, bint head_request) noexcept no
         head.content_length = -1
     if head_request or head.status == 204 or head.status == 304:
         head.framing = NO_BODY
+        if not head_request and (head._transfer_codings or head.content_length > 0):
+            # Somebody may believe it, and send what would pass for the next response.
+            head.keep_alive = False
     elif head._transfer_codings:
         head.framing = CHUNKED
     elif head.content_length >= 0:

@@ -151,7 +151,7 @@ cdef SplitStep _conclude(Request* lead, Status* code) noexcept nogil:
     if not lead.opened:
         # Nothing is there; or there is no tag to hold the parts together.
         again = code[0] == STATUS_OK and lead.delivered > 0
-        if again:
+        if again and not lead.recent:
             origin.whole_until = monotonic() + WHOLE_SECONDS
     elif code[0] == STATUS_OK:
         origin.splits_lost = 0

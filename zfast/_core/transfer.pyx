@@ -34,6 +34,7 @@ from zfast._core.http1 cimport (
     Event,
     http1_direct,
     http1_direct_received,
+    http1_in_trailers,
     http1_eof,
     http1_start,
 )
@@ -64,6 +65,8 @@ cdef enum:
     # What one turn receives of a connection that always has more, before others have theirs, and
     # deadlines: small chunks come faster than they are parsed.
     TURN_BYTES = 1 << 20
+    # ... in so many calls: a record of TLS may hold one byte.
+    TURN_CALLS = 256
     # Fewer bytes within read_timeout are no progress: a byte now and then would go on for ever.
     LEAST_PROGRESS = 4 << 10
 
@@ -229,6 +232,7 @@ cdef bint _receive(
     cdef ssize_t moved
     cdef size_t asked
     cdef size_t received = 0
+    cdef int calls = 0
     cdef bint direct, emptied
     cdef iovec[MAX_VECTORS] vectors
     cdef int count
@@ -257,7 +261,10 @@ cdef bint _receive(
             return _on_reset(exchange)
         if moved == 0:
             return _on_end_of_stream(exchange)
-        _progress(exchange, <size_t>moved, now)
+        calls += 1
+        if exchange.phase == PHASE_CONTENT and not http1_in_trailers(&exchange.parser):
+            # A head has its time as a whole, and what is behind the body, or not wanted.
+            _progress(exchange, <size_t>moved, now)
         if not exchange.answered:
             exchange.answered = True
             exchange.first_byte = exchange.progress = now
@@ -273,7 +280,7 @@ cdef bint _receive(
             _hasten(exchange)
             return False
         received += <size_t>moved
-        if received >= TURN_BYTES:
+        if received >= TURN_BYTES or calls == TURN_CALLS:
             if exchange.transport.session != NULL and (
                     exchange.transport.operations.pending(&exchange.transport)):
                 # No poll tells of it; that the connection takes bytes it tells at once.

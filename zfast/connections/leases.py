@@ -40,7 +40,7 @@ from zfast.connections.opening import (
 from zfast.connections.origins import Origin, all_connections, origins
 from zfast.connections.relay import Relay
 from zfast.connections.sessions import session_over
-from zfast.errors import ConfigurationError, without_secrets
+from zfast.errors import ConfigurationError, shortened, without_secrets
 from zfast.locations.http import HTTPLocation
 
 __all__ = ["relayed", "tls_fallback"]
@@ -355,6 +355,7 @@ def _redirect(calls: Calls, batch_id: int, index: int) -> None:
         # A user's pool manager may raise anything, and the request waits for an answer.
         # Of a URL that is none, Python's own errors may show the password.
         told = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+        told = shortened(told)
         calls.redirect(batch_id, index, -1, b"", False, told.encode(errors="replace"))
         _log.warning("a redirect cannot be followed: %s", told)
     else:

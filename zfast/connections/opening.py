@@ -37,6 +37,7 @@ from zfast._core.types import Status
 from zfast.addresses import Addresses
 from zfast.connections.origins import tunnels
 from zfast.connections.sessions import fault_of
+from zfast.errors import shortened, status_text
 
 __all__ = [
     "NO_DESCRIPTOR",
@@ -343,7 +344,7 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
     chain = list(_causes(error))
     number = _number(error)
     # A proxy's words among it, which are not to move the cursor of who reads them.
-    detail = _UNPRINTABLE.sub("?", _text(error) or type(error).__name__)
+    detail = _UNPRINTABLE.sub("?", shortened(_text(error) or type(error).__name__))
     if isinstance(error, http.client.HTTPException) and not isinstance(error, OSError):
         return Status.CONNECT_FAILED, 0, "what it replies to CONNECT is not HTTP/1.1"
     if detail.startswith("Invalid header value"):
@@ -357,7 +358,11 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
     if any(isinstance(e, ssl.SSLError) and _is_for_good(e) for e in chain):
         return Status.TLS_FAILED, 0, detail
     if refusal := next(filter(None, map(_refusal, chain)), 0):
-        return Status.TUNNEL_REFUSED, refusal, detail
+        # Its own words may hold what it was sent.
+        detail = f"its reply to CONNECT is {status_text(refusal)}"
+        if _is_lasting(refusal):
+            return Status.TUNNEL_REFUSED, refusal, detail
+        return Status.CONNECT_FAILED, 0, detail
     if isinstance(error, (ConnectTimeoutError, TimeoutError)) and not isinstance(
         error, NewConnectionError
     ):
@@ -376,11 +381,15 @@ def _is_for_good(error: ssl.SSLError) -> bool:
 
 
 def _refusal(error: BaseException) -> int:
-    """The status by which a proxy says no to CONNECT, and would again; 0 for none."""
+    """The status by which a proxy says no to CONNECT; 0 for none."""
     # http.client tells the status in these words alone.
-    found = re.match(r"Tunnel connection failed: (4\d\d)\b", _text(error))
-    status = int(found[1]) if found else 0
-    return 0 if status in _PASSING else status
+    found = re.match(r"Tunnel connection failed: (\d\d\d)\b", _text(error))
+    return int(found[1]) if found else 0
+
+
+def _is_lasting(refusal: int) -> bool:
+    # Whether a proxy would say it again.
+    return 400 <= refusal < 500 and refusal not in _PASSING
 
 
 def _text(error: BaseException) -> str:

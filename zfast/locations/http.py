@@ -196,7 +196,7 @@ class HTTPLocation:
         return f"{self.origin}{self._base}/{quote_key(key)}" if key else self.url
 
     def parse_listing(
-        self, body: bytes, content_type: str, directory_target: bytes
+        self, body: bytes, content_type: str, directory_target: bytes, redirected_to: str = ""
     ) -> Listing | None:
         """Read a directory index page that this location answered with.
 
@@ -208,13 +208,20 @@ class HTTPLocation:
             The value of its Content-Type field.
         directory_target : bytes
             The target that was asked for, from `directory_target`.
+        redirected_to : str
+            The URL that answered in its place; its links are relative to that.
 
         Returns
         -------
         Listing or None
             None where the page is not a directory index.
         """
-        return parse_listing(body, content_type, directory_target, self.origin)
+        origin = self.origin
+        if redirected_to:
+            scheme, _, rest = redirected_to.partition("://")
+            host, _, path = rest.partition("/")
+            origin, directory_target = f"{scheme}://{host}", f"/{path}".encode("latin-1")
+        return parse_listing(body, content_type, directory_target, origin)
 
     def _identity(self) -> tuple[Any, ...]:
         return self.origin, self._base, self._query, self.authorization

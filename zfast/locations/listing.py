@@ -161,8 +161,8 @@ def _links_of_html(text: str) -> list[str] | None:
         # Not close(): it parses an unfinished tail again from every "<" in it, in quadratic time,
         # and no entry is in there.
         page.feed(text)
-    except AssertionError:
-        # html.parser gives up this way on a malformed marked section.
+    except (AssertionError, ValueError):
+        # html.parser gives up this way on a malformed marked section, and on a long number.
         return None
     return page.links()
 
