@@ -66,6 +66,24 @@ def contents(store: Any) -> dict[str, bytes]:
     return {key: bytes(store[key]) for key in store}
 
 
+def test_what_pages_do_not_show_is_there_all_the_same(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """nginx lists no `.zarray`: without it what is moved or copied would be no array any more."""
+    store = FastStore(start(Nginx, tmp_path, dav=True).url, read_only=False)
+    write(store, "a/x")
+    assert set(store) == {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")}
+    root = zarr.open_group(store, mode="a")
+    root.move("a/x", "b/y")
+    assert "a/x" not in root
+    np.testing.assert_array_equal(root["b/y"][...], VALUES)
+    copied = zarr.MemoryStore()
+    zarr.copy_store(store, copied)
+    np.testing.assert_array_equal(zarr.open_group(copied, mode="r")["b/y"][...], VALUES)
+    zarr.consolidate_metadata(store)
+    np.testing.assert_array_equal(zarr.open_consolidated(store)["b/y"][...], VALUES)
+
+
 def test_a_directory_is_removed_whole(start: Callable[..., Any], tmp_path: Path) -> None:
     """nginx lists no `.zarray`, which would make what is written there next an array."""
     store = FastStore(start(Nginx, tmp_path, dav=True).url, read_only=False)
