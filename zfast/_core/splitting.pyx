@@ -9,6 +9,7 @@ does not do ranges, the whole range is read by one request after all. Under the 
 from libcpp.string cimport string
 
 from zfast._core.counters cimport count
+from zfast._core.exchange cimport RECENT_SECONDS
 from zfast._core.lanes cimport lanes_enqueue
 from zfast._core.request cimport request_undivide
 from zfast._core.state cimport WHOLE_SECONDS, BatchState, Origin, monotonic
@@ -151,8 +152,9 @@ cdef SplitStep _conclude(Request* lead, Status* code) noexcept nogil:
     if not lead.opened:
         # Nothing is there; or there is no tag to hold the parts together.
         again = code[0] == STATUS_OK and lead.delivered > 0
-        if again and not lead.recent:
-            origin.whole_until = monotonic() + WHOLE_SECONDS
+        if again:
+            # Of what was written just now others may have been as well.
+            origin.whole_until = monotonic() + (RECENT_SECONDS if lead.recent else WHOLE_SECONDS)
     elif code[0] == STATUS_OK:
         origin.splits_lost = 0
         lead.delivered = <size_t>(min(lead.past, lead.object_size) - lead.wanted.start)
