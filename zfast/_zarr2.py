@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from zarr.errors import ReadOnlyError  # type: ignore[attr-defined]
@@ -21,8 +20,6 @@ from zfast.errors import ListingError
 from zfast.keys import names_object
 
 __all__ = ["FastStore"]
-
-_ASKED_AT_ONCE = 16
 
 
 class FastStore(KeyMapping, Store):
@@ -111,8 +108,8 @@ class FastStore(KeyMapping, Store):
         keys = [key for key in below if "/" not in key.removeprefix(prefix)]
         if not below:
             keys = [prefix.removesuffix("/")]
-        with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-            found = pool.map(client.head, filter(names_object, keys))
+        named = list(filter(names_object, keys))
+        found = client._run(functools.partial(client._operations.head_many, named))
         sizes = [-1 if info.size is None else info.size for info in found if info is not None]
         return -1 if -1 in sizes else sum(sizes)
 

@@ -352,11 +352,13 @@ class Client:
         ZfastError
             If the server does not tell.
         """
-        return self._run(functools.partial(self._operations.head, key))
+        (found,) = self._run(functools.partial(self._operations.head_many, [key]))
+        return found
 
     async def head_async(self, key: str) -> ObjectInfo | None:
         """Ask for size and validators of a key; the async twin of `head`."""
-        return await self._run_async(functools.partial(self._operations.head, key))
+        (found,) = await self._run_async(functools.partial(self._operations.head_many, [key]))
+        return found
 
     # ---------------------------------------------------------------------------------- writing
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -53,6 +53,7 @@ _OK, _MISSING, _CHANGED, _CANCELLED, _REDIRECT = (
     int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED, Status.REDIRECT)
 )
 _BAD_REQUEST, _NOT_FOUND, _CONFLICT = 400, 404, 409
+_ASKED_AT_ONCE = 256
 # So long whole objects are asked for where a range was ignored: see WHOLE_SECONDS of the core.
 _WHOLE_SECONDS = 60.0
 
@@ -264,25 +265,28 @@ class Operations:
             raise self.error(batch, 0, key, byte_range)
         return int(outcome["delivered"])
 
-    def head(self, key: str, new_batch: NewBatch) -> Steps[ObjectInfo | None]:
-        """Size and validators, None where missing."""
-        batch = new_batch()
-        batch.add(self.policy, self.origin(), _HEAD, self.location.target(key), keep_head=True)
-        yield batch
-        outcome = batch.outcome(0)
-        if outcome["code"] == _MISSING or outcome["directory"]:
-            return None
-        if outcome["code"] != _OK:
-            if (yield from self.is_below_file(key, outcome["status"], new_batch)):
-                return None
-            raise self.error(batch, 0, key, method="HEAD")
-        fields = fields_of(outcome["head"])
-        return ObjectInfo(
-            outcome["object_size"],
-            fields.get("etag"),
-            fields.get("last-modified"),
-            fields.get("content-type"),
-        )
+    def head_many(self, keys: Sequence[str], new_batch: NewBatch) -> Steps[list[ObjectInfo | None]]:
+        """Size and validators of each key, None where missing."""
+        found: list[ObjectInfo | None] = []
+        for start in range(0, len(keys), _ASKED_AT_ONCE):
+            some = keys[start : start + _ASKED_AT_ONCE]
+            batch = new_batch()
+            for key in some:
+                target = self.location.target(key)
+                batch.add(self.policy, self.origin(), _HEAD, target, keep_head=True)
+            yield batch
+            for index, key in enumerate(some):
+                outcome = batch.outcome(index)
+                if outcome["code"] == _OK:
+                    found.append(_info(outcome))
+                    continue
+                missing = outcome["code"] == _MISSING or outcome["directory"]
+                if not missing and not (
+                    yield from self.is_below_file(key, outcome["status"], new_batch)
+                ):
+                    raise self.error(batch, index, key, method="HEAD")
+                found.append(None)
+        return found
 
     def is_below_file(self, key: str, status: int | None, new_batch: NewBatch) -> Steps[bool]:
         """Whether a key that was answered by this status is missing, since one above it is a file.
@@ -405,6 +409,12 @@ class Operations:
         failed = first_failure(batch)
         if failed is not None:
             raise self.error(batch, failed, keys[failed], method="DELETE")
+
+
+def _info(outcome: Mapping[str, Any]) -> ObjectInfo:
+    fields = fields_of(outcome["head"])
+    names = ("etag", "last-modified", "content-type")
+    return ObjectInfo(outcome["object_size"], *map(fields.get, names))
 
 
 def fields_of(head: bytes) -> dict[str, str]:

@@ -5,7 +5,6 @@ One class serves zarr 3.0 to 3.4: it defines what any of them asks for.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FastStore"]
 
-_AT_ONCE = 1024
 _GROUPED = "byte ranges could not be read"
 # What is done to chunks on their way: a subclass may decrypt them, or look elsewhere for some.
 _ACCESS = ("get", "get_sync", "get_partial_values", "set", "set_sync", "delete", "delete_sync")
@@ -359,11 +357,15 @@ class FastStore(Store, KeyMapping):
 
     async def getsize_prefix(self, prefix: str) -> int:
         """Size of all values below a prefix, which is a directory: siblings do not count."""
-        keys = [key async for key in self.list_prefix(directory_of(prefix))]
-        total = 0
-        for start in range(0, len(keys), _AT_ONCE):
-            total += sum(await asyncio.gather(*map(self.getsize, keys[start : start + _AT_ONCE])))
-        return total
+        keys = [key async for key in self.list_prefix(directory_of(prefix)) if names_object(key)]
+        client = self._use()
+        found = await client._run_async(functools.partial(client._operations.head_many, keys))
+        sizes = [
+            # What it is where the server does not say, or why there is none.
+            await self.getsize(key) if info is None or info.size is None else info.size
+            for key, info in zip(keys, found, strict=True)
+        ]
+        return sum(sizes)
 
     # ------------------------------------------------------------------------------------ writing
 
