@@ -134,3 +134,33 @@ def test_a_partial_write_to_an_empty_shard(scripted: Scripted, index_location: A
     with pytest.raises(CorruptError, match=r"c/0.*shorter than its index"):
         array[3] = 7
     assert store["c/0"] == b""
+
+
+def test_an_empty_shard_is_replaced_by_a_whole_one(scripted: Scripted) -> None:
+    store = FastStore(scripted(ranged({})).url, read_only=False)
+    array = zarr.create_array(store, shape=(16,), chunks=(4,), shards=(8,), dtype="i4")
+    array[:] = 5
+    store["c/0"] = b""
+    array[:] = 9
+    assert (array[:] == 9).all()
+
+
+def test_what_cannot_be_encoded_is_no_fault_of_what_is_stored(scripted: Scripted) -> None:
+    objects: dict[str, bytes] = {}
+    server = scripted(ranged(objects))
+    store = FastStore(server.url, read_only=False)
+    array = zarr.create_array(store, shape=80, chunks=10, dtype="i4")
+    array[:] = 1
+    # Refuses what comes in while the chunks are encoded, and may be looked at meanwhile.
+    with pytest.raises(ValueError, match=r"^no such value$"):
+        array[5:75] = Refusing(70)
+
+
+class Refusing(np.ndarray):  # type: ignore[type-arg]
+    """An array that nothing is taken of."""
+
+    def __new__(cls, count: int) -> Any:
+        return np.zeros(count, "i4").view(cls)
+
+    def __getitem__(self, index: Any) -> Any:
+        raise ValueError("no such value")

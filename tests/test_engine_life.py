@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import itertools
 import multiprocessing
 import os
@@ -459,12 +460,26 @@ def test_threads_that_are_none_are_refused(server: ScriptedServer) -> None:
         def start(*_: object) -> None:
             raise AssertionError
 
+        start.__module__ = "gevent.thread"
         threading._start_new_thread = start  # type: ignore[attr-defined]
+        threading._start_joinable_thread = start  # type: ignore[attr-defined]
         with pytest.raises(RuntimeError, match="thread=False") as raised:
             zfast.Client(server.url).get("key")
         return str(raised.value)
 
     assert "gevent" in in_child(read)
+
+
+def test_threads_that_a_debugger_starts(server: ScriptedServer) -> None:
+    """It has functions of its own in place of Python's, which start threads all the same."""
+
+    def read() -> str:
+        for name in ("_start_new_thread", "_start_joinable_thread"):
+            if start := getattr(threading, name, None):
+                setattr(threading, name, functools.partial(start))
+        return bytes(zfast.Client(server.url).get("key") or b"").decode()
+
+    assert in_child(read) == "key"
 
 
 @pytest.mark.parametrize("most", [0, 1, 3])

@@ -496,3 +496,18 @@ def test_a_closed_store_reads_no_arrays(server: ScriptedServer, objects: Objects
     with pytest.raises(zfast.ConnectionFailedError, match="the store is closed"):
         array[...]
     shared.close()
+
+
+def test_chunks_of_large_shards_are_planned_together(
+    server: ScriptedServer, objects: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as are wanted, however many inner chunks their shards have besides."""
+    rows, columns = VALUES.shape
+    monkeypatch.setattr(array_reads, "_MOST_INNER", columns)
+    monkeypatch.setattr(array_reads, "_FEWEST_SHARDS", 1)
+    objects.fill(VALUES, chunks=(1, 1), shards=(1, columns), compressors=None)
+    store, array = opened(server)
+    for window, batches in ((np.s_[:, 3:4], -(-rows // columns)), (np.s_[...], rows)):
+        before = store.stats()["batches"]
+        np.testing.assert_array_equal(array[window], VALUES[window])
+        assert store.stats()["batches"] == before + batches

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 import urllib3
 from servers.scripted import Request, ScriptedServer, ok, ranged
@@ -28,7 +29,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, cpu, default_buffer_protot
 from zarr.storage import MemoryStore, StorePath
 
 import zfast
-from zfast import FastStore
+from zfast import FastStore, _mapping
 
 SECRETS = {
     "headers": {"Authorization": "Bearer hush"},
@@ -450,3 +451,31 @@ async def test_get_many_gives_values_as_they_come(
         found.append(key)
         release.set()
     assert found == ["fast", "slow"]
+
+
+def test_what_every_store_has_is_known() -> None:
+    """Whatever else there is belongs to a subclass, and goes with it."""
+    store = FastStore("http://host")
+    assert vars(store).keys() <= _mapping._OURS
+    assert not store._own()
+
+
+class WithMore(FastStore):
+    """Has what has no truth, and what does not travel."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.table = np.arange(3)
+        self.lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"table": self.table}
+
+
+def test_what_a_subclass_has_may_be_anything() -> None:
+    one, other = WithMore("http://host"), WithMore("http://host")
+    assert one != other
+    assert copy.copy(one) == one
+    moved = pickle.loads(pickle.dumps(one))
+    assert (moved.table == one.table).all()
+    assert not hasattr(moved, "lock")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -199,18 +199,38 @@ async def read_array(
             raise operations.error(batch, index, items[item][0].path)
         return read.missing()
 
-    most = _MOST_PLANNED
-    if recipe.inner is not None:
-        inner_count = math.prod(recipe.shape) // max(math.prod(recipe.inner.shape), 1)
-        most = min(most, max(_MOST_INNER // max(inner_count, 1), _FEWEST_SHARDS))
-    if len(items) <= most:
-        return await read_some(items, client._deadline)
     missing: list[bool] = []
     began = time.monotonic()
-    for start in range(0, len(items), most):
+    for some in _planned_together(items, recipe):
         left = client._deadline and max(client._deadline - (time.monotonic() - began), 0.001)
-        missing += await read_some(items[start : start + most], left)
+        missing += await read_some(some, left)
     return missing
+
+
+def _planned_together(
+    items: Sequence[tuple[Any, ...]], recipe: Recipe
+) -> Iterator[Sequence[tuple[Any, ...]]]:
+    inner = recipe.inner
+    each = 0 if inner is None else math.prod(recipe.shape) // max(math.prod(inner.shape), 1)
+    if len(items) <= min(_MOST_PLANNED, _MOST_INNER // max(each, 1)):
+        yield items
+        return
+    first = planned = 0
+    for at, item in enumerate(items):
+        # As many as the shard has, or as are selected, where that is a box of slices.
+        planned += min(each, _elements(item[2]))
+        count = at - first
+        if count == _MOST_PLANNED or (planned > _MOST_INNER and count >= _FEWEST_SHARDS):
+            yield items[first:at]
+            first, planned = at, min(each, _elements(item[2]))
+    yield items[first:]
+
+
+def _elements(selection: Any) -> int:
+    parts = selection if isinstance(selection, tuple) else ()
+    if not all(isinstance(part, slice) and None not in (part.start, part.stop) for part in parts):
+        return _MOST_INNER
+    return math.prod(max(part.stop - part.start, 0) for part in parts) if parts else _MOST_INNER
 
 
 def _placed(

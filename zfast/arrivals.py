@@ -6,6 +6,7 @@ import os
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
@@ -89,6 +90,10 @@ class Arrivals(Mapping[str, memoryview]):
     def _wait(self, index: int) -> memoryview | None:
         while index not in self._arrived:
             if self._engine.stopped and self._engine.pid == os.getpid():
+                with self._listening:
+                    self._note_all(self._waker.completions())
+                if index in self._arrived or self._complete:
+                    continue
                 if threading.current_thread() is not threading.main_thread():
                     # A process that really ends has ended by then, and says nothing.
                     time.sleep(runtime.LATE_SECONDS)
@@ -117,6 +122,9 @@ class Arrivals(Mapping[str, memoryview]):
         if not news:
             # Without the GIL.
             self._poll.poll()
+        self._note_all(news)
+
+    def _note_all(self, news: deque[tuple[int, int]]) -> None:
         while news:
             self._note(news[0][1])
             news.popleft()

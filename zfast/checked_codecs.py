@@ -84,6 +84,9 @@ class _CheckedBlosc:
         self._codec = codec
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_codec":
+            # Of a copy, before it has one.
+            raise AttributeError(name)
         return getattr(self._codec, name)
 
     def decode(self, data: Any, out: Any = None) -> Any:

@@ -28,9 +28,9 @@ ZARR_2_DOCUMENTS = frozenset((".zarray", ".zattrs", ".zgroup", ".zmetadata"))
 """What describes the nodes of zarr format 2; nginx leaves such names out of its index pages."""
 _DOCUMENTS = ("zarr.json", *sorted(ZARR_2_DOCUMENTS))
 _LISTED_AT_ONCE = 256
-# Below what is listed: more than groups, and dimensions of chunks, come to; fewer than the 40 links
-# that Linux follows in one path.
-_MOST_DEPTH = 36
+# Below what is listed. Linux follows 40 links in one path: where names repeat, there are fewer.
+_MOST_DEPTH = 128
+_MOST_REPEATED = 36
 _UNAUTHORIZED, _NOT_FOUND = 401, 404
 # What is written to see whether it is listed; no key to anybody, should one be left.
 _PROBE = "zfast-probe-"
@@ -46,6 +46,12 @@ _NOT_DELETED = (400, 403, 405, 409, 501)
 
 def _is_probe(key: str) -> bool:
     return key.rpartition("/")[2].startswith(_PROBE)
+
+
+def _is_too_deep(directory: str) -> bool:
+    names = directory.split("/")
+    repeats = 2 * len(set(names)) < len(names)
+    return len(names) > (_MOST_REPEATED if repeats else _MOST_DEPTH)
 
 
 @dataclass
@@ -161,7 +167,7 @@ class Directories:
             # The deepest first: of links that lead in a circle there would be no end of others.
             now = directories[-_LISTED_AT_ONCE:]
             del directories[-_LISTED_AT_ONCE:]
-            if now[-1].count("/") > _MOST_DEPTH + prefix.count("/"):
+            if _is_too_deep(now[-1].removeprefix(top)):
                 raise self._too_deep(now[-1])
             pages = yield from self._pages(now, new_batch)
             listed = list(zip(now, pages, strict=True))
@@ -343,7 +349,7 @@ class Directories:
 
     def _too_deep(self, directory: str) -> ListingError:
         return ListingError(
-            f"directories are nested more than {_MOST_DEPTH} deep: is there a link to one above?",
+            "directories are nested too deep: is there a link to one above?",
             url=shortened(self._location.display(directory)),
             status=200,
             method="GET",

@@ -39,7 +39,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 _AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.%A-Za-z]*\]|[^\[\]:@\s\\]*)(?::[0-9]*)?")
 # Without what ends a sentence, or a bracket, around it; an IPv6 address has its own.
 _URL_IN_TEXT = re.compile(
-    r"(?<![A-Za-z0-9+.\-])[A-Za-z][A-Za-z0-9+.\-]{0,63}://(?:\[[0-9A-Fa-f:.]*\](?=[\s'\"<>).,;!\]]|$)"
+    r"[A-Za-z][A-Za-z0-9+.\-]{0,63}://(?:\[[0-9A-Fa-f:.]*\](?=[\s'\"<>).,;!\]]|$)"
     r"|[^\s'\"<>]*[^\s'\"<>).,;:!\]])"
 )
 _QUERY_IN_TEXT = re.compile(r"\?[^\s'\"<>=?]+=[^\s'\"<>]*")

@@ -28,7 +28,7 @@ from zfast import checked_codecs
 from zfast._core.types import Status
 from zfast._mapping import KeyMapping
 from zfast.array_reads import Inexpressible, Recipes, read_array
-from zfast.errors import ZfastError, error_for
+from zfast.errors import CorruptError, ZfastError, error_for
 
 try:
     from zarr.core.codec_pipeline import fill_value_or_default
@@ -46,6 +46,8 @@ _log = logging.getLogger("zfast")
 
 # Encoded bytes that wait to be written; once more as many may be on their way.
 _MOST_WAITING = 64 * 1024 * 1024
+# So many chunks are looked at together to find the one that is bad.
+_NAMED_AT_ONCE = 16
 
 # (StorePath, ArraySpec, chunk selection, out selection, whether the chunk is complete); without
 # the last up to zarr 3.0.2.
@@ -187,7 +189,9 @@ class FastCodecPipeline(BatchedCodecPipeline):
         outbox = _Outbox(store)
         sharded = isinstance(self.array_bytes_codec, ShardingCodec)
         collected: list[Any] = [
-            (_Collected(path.store, path.path, outbox, sharded), *rest) for path, *rest in items
+            # Without the last of these up to zarr 3.0.2.
+            (_Collected(path.store, path.path, outbox, sharded and rest[3:] != [True]), *rest)
+            for path, *rest in items
         ]
         write = super(FastCodecPipeline, self._checked).write
         try:
@@ -195,10 +199,14 @@ class FastCodecPipeline(BatchedCodecPipeline):
         except _NO_FAULT_OF_DATA:
             raise
         except Exception:
-            # Of those that are read before, in part, one may be what cannot be decoded.
-            for path, spec, *_, whole in items:
-                if whole is not True:
-                    await self._name_if_bad(store, path, spec)
+            # One of those that were read before may be what cannot be decoded.
+            read = [item for item in collected if item[0].was_read]
+            for start in range(0, len(read), _NAMED_AT_ONCE):
+                some = read[start : start + _NAMED_AT_ONCE]
+                looks = (self._name_if_bad(store, item[0], item[1]) for item in some)
+                for found in await asyncio.gather(*looks, return_exceptions=True):
+                    if isinstance(found, CorruptError):
+                        raise found from None
             raise
         await outbox.flush()
 
@@ -353,14 +361,17 @@ class _Outbox:
 class _Collected(StorePath):
     """Where zarr reads a chunk, and puts it to be written with the others."""
 
-    def __init__(self, store: Any, path: str, outbox: _Outbox, sharded: bool) -> None:
+    was_read = False
+
+    def __init__(self, store: Any, path: str, outbox: _Outbox, in_part: bool) -> None:
         super().__init__(store, path)
         self._outbox = outbox
-        self._sharded = sharded
+        self._in_part = in_part
 
     async def get(self, prototype: Any = None, byte_range: Any = None) -> Any:
         value = await super().get(prototype, byte_range)
-        if self._sharded and value is not None and len(value) == 0:
+        self.was_read = self.was_read or value is not None
+        if self._in_part and value is not None and len(value) == 0:
             # zarr would take it for a shard without inner chunks, and write what is left out.
             raise _corrupt(self, "the shard is shorter than its index")
         return value

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import BuiltinFunctionType
 from typing import Any
 
 from zfast._core.batch import LATE_SECONDS, NO_MORE
@@ -83,10 +82,12 @@ def running() -> Engine | None:
 
 def current() -> Engine:
     """The engine; started if there is none."""
-    global _engine
+    global _engine, _lock, fork_guard
     engine = _engine
     if engine is not None and engine.pid != os.getpid():
-        # Of a fork that no hook was told of, such as one of a C library.
+        # Of a fork that no hook was told of, such as one of a C library; another thread of the
+        # parent may have had the locks.
+        _lock, fork_guard = threading.RLock(), threading.RLock()
         _after_fork_in_child()
     elif engine is not None and not engine.stopped:
         return engine
@@ -118,11 +119,11 @@ def connection_limit(max_concurrency: int) -> int:
 
 
 def _has_real_threads() -> bool:
-    starters = ("_start_joinable_thread", "_start_new_thread")  # from Python 3.13 on the first
-    return all(
-        isinstance(getattr(threading, name), BuiltinFunctionType)
-        for name in starters
-        if hasattr(threading, name)
+    # From Python 3.13 on the first. A debugger has others too, which start threads as they are.
+    starters = (getattr(threading, f"_start_{kind}_thread", None) for kind in ("joinable", "new"))
+    return not any(
+        str(getattr(start, "__module__", "")).startswith(("gevent.", "eventlet."))
+        for start in starters
     )
 
 

@@ -194,7 +194,7 @@ def _session_of(sock: Any) -> tuple[int, str]:
     return (0, why) if why else session_of(sock)
 
 
-# What urllib3 sends and receives by, and what the relay does in its there.
+# What urllib3 sends and receives by, and what the relay does in its place.
 _WAYS = {"sendall": "send", "recv_into": "recv", "makefile": "recv"}
 
 
