@@ -21,7 +21,7 @@ from servers.scripted import Reply, Request, ScriptedServer, ok, ranged, status
 from servers.site import Site
 
 import zfast
-from zfast import FastStore
+from zfast import FastStore, _mapping
 
 OBJECTS = {
     "zarr.json": b'{"node_type": "group"}',
@@ -433,3 +433,10 @@ def test_getitems_in_a_forked_child_whose_parent_waits_is_an_error(
         copy.copy(values)
     release.set()
     waiting.join()
+
+
+def test_what_every_store_has_is_known() -> None:
+    """Whatever else there is belongs to a subclass, and goes with it."""
+    store = FastStore("http://host")
+    assert vars(store).keys() <= _mapping._OURS
+    assert not store._own()

@@ -29,7 +29,7 @@ from zarr.core.buffer import Buffer, BufferPrototype, cpu, default_buffer_protot
 from zarr.storage import MemoryStore, StorePath
 
 import zfast
-from zfast import FastStore, _mapping
+from zfast import FastStore
 
 SECRETS = {
     "headers": {"Authorization": "Bearer hush"},
@@ -451,13 +451,6 @@ async def test_get_many_gives_values_as_they_come(
         found.append(key)
         release.set()
     assert found == ["fast", "slow"]
-
-
-def test_what_every_store_has_is_known() -> None:
-    """Whatever else there is belongs to a subclass, and goes with it."""
-    store = FastStore("http://host")
-    assert vars(store).keys() <= _mapping._OURS
-    assert not store._own()
 
 
 class WithMore(FastStore):

@@ -29,11 +29,21 @@ S = TypeVar("S", bound="KeyMapping")
 
 _READ_AT_ONCE = 64
 # The attributes of every store, under any zarr.
-_OURS = frozenset({"_client", "_read_only", "_pipeline", "_closed", "_sharers"}) | {
-    # ... of zarr 3, and of zarr 2.
-    *("_collector", "_is_open"),
-    *("_writeable", "_erasable"),
-}
+_OURS = frozenset(
+    {
+        "_client",
+        "_closed",
+        "_pipeline",
+        "_read_only",
+        "_sharers",
+        # zarr 3
+        "_collector",
+        "_is_open",
+        # zarr 2
+        "_erasable",
+        "_writeable",
+    }
+)
 
 
 class KeyMapping(MutableMapping[str, bytes]):

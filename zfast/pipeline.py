@@ -206,7 +206,7 @@ class FastCodecPipeline(BatchedCodecPipeline):
                 looks = (self._name_if_bad(store, item[0], item[1]) for item in some)
                 for found in await asyncio.gather(*looks, return_exceptions=True):
                     if isinstance(found, CorruptError):
-                        raise found from None
+                        raise found from found.__cause__
             raise
         await outbox.flush()
 

@@ -6,8 +6,8 @@ own does not. Nothing here blocks.
 
 from libcpp.string cimport string, to_string
 
-from zfast._core.finishing cimport scheduler_end, scheduler_finish
 from zfast._core.counters cimport count
+from zfast._core.finishing cimport scheduler_end, scheduler_finish
 from zfast._core.index_cache cimport (
     IndexEntry,
     IndexFormat,

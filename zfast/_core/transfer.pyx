@@ -34,8 +34,8 @@ from zfast._core.http1 cimport (
     Event,
     http1_direct,
     http1_direct_received,
-    http1_in_trailers,
     http1_eof,
+    http1_in_trailers,
     http1_start,
 )
 from zfast._core.request cimport request_compose, request_has_all
