@@ -59,12 +59,16 @@ MODE_DIRECTIVES: dict[str, dict[str, object]] = {
 COMPILE_ARGS = ["-std=c++17", "-Wall", "-Wno-unused-function", "-pthread", "-fvisibility=hidden"]
 ASSERTIONS = ["-UNDEBUG", "-D_GLIBCXX_ASSERTIONS", "-g"]
 MODE_COMPILE_ARGS = {
-    "release": ["-O3", "-g0", "-DNDEBUG", "-DCYTHON_WITHOUT_ASSERTIONS"],
+    "release": ["-DNDEBUG", "-DCYTHON_WITHOUT_ASSERTIONS"],
     "debug": ["-O1", *ASSERTIONS],
     "asan": ["-O1", *ASSERTIONS, "-fno-omit-frame-pointer", "-fsanitize=address,undefined"],
     "tsan": ["-O1", *ASSERTIONS, "-fno-omit-frame-pointer", "-fsanitize=thread"],
     "cov": ["-O0", *ASSERTIONS, "--coverage", "-DCYTHON_TRACE_NOGIL=0", "-DCYTHON_TRACE=1"],
 }
+# Of a release. These go behind the flags of the environment and would override a distributor's
+# optimisation, and the debug symbols that are split off later: who sets CFLAGS or CXXFLAGS gets
+# what those, and Python's own flags, say.
+SPEED = ["-O3", "-g0"]
 LINK_ARGS = ["-pthread"]
 MODE_LINK_ARGS = {
     "release": [],
@@ -105,6 +109,19 @@ def directives(mode: str) -> dict[str, object]:
     return {**DIRECTIVES, **MODE_DIRECTIVES[mode]}
 
 
+def compile_args(mode: str) -> list[str]:
+    flags_are_given = "CFLAGS" in os.environ or "CXXFLAGS" in os.environ
+    speed = SPEED if mode == "release" and not flags_are_given else []
+    return [*COMPILE_ARGS, *speed, *MODE_COMPILE_ARGS[mode]]
+
+
+def usable_cores() -> int:
+    # A container or a job may have few of the machine's.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def extensions(mode: str) -> list[Extension]:
     return [
         Extension(
@@ -113,7 +130,7 @@ def extensions(mode: str) -> list[Extension]:
             language="c++",
             # A flag changed below is a reason to compile again.
             depends=["setup.py"],
-            extra_compile_args=[*COMPILE_ARGS, *MODE_COMPILE_ARGS[mode]],
+            extra_compile_args=compile_args(mode),
             extra_link_args=[*LINK_ARGS, *MODE_LINK_ARGS[mode]],
         )
         for path in sorted(glob("zfast/_core/*.pyx"))
@@ -129,7 +146,7 @@ class Build(build):
 
 
 class BuildExt(build_ext):
-    """cythonize in parallel, compile in parallel, and say what to install when that fails."""
+    """cythonize and compile ``--parallel`` at once, and say what to install when that fails."""
 
     parallel: int | None
     force: bool | None
@@ -137,7 +154,7 @@ class BuildExt(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         if self.parallel is None:
-            self.parallel = os.cpu_count() or 1
+            self.parallel = usable_cores()
 
     def run(self) -> None:
         super().run()
@@ -166,7 +183,7 @@ class BuildExt(build_ext):
         made = cythonize(
             self.extensions,
             build_dir=generated,
-            nthreads=min(os.cpu_count() or 1, len(self.extensions)),
+            nthreads=min(self.parallel or 1, len(self.extensions)),
             compiler_directives=directives(mode),
             force=bool(self.force) or _older_than_setup(generated or "."),
         )
@@ -210,18 +227,19 @@ def _older_than_setup(generated: str) -> bool:
 
 
 class Sdist(sdist):
-    """The sdist carries the tests, so that what is built from it can be tested."""
+    """The sdist carries tests and checks, so that what is built from it can be tested."""
 
     def make_distribution(self) -> None:
         graft: Callable[[str], bool] = self.filelist.graft
-        for folder in ("tests", "asv_bench"):
+        for folder in (".ci", "tests", "asv_bench"):
             if os.path.isdir(folder):
                 graft(folder)
         for made in ("env", "html", "results"):
             self.filelist.prune(os.path.join("asv_bench", made))
         for pattern in ("*.py[cod]", "*.so"):
             self.filelist.global_exclude(pattern)
-        self.filelist.include("CHANGELOG.md")
+        for file in (".pre-commit-config.yaml", "CHANGELOG.md"):
+            self.filelist.include(file)
         super().make_distribution()
 
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +50,7 @@ Finding = tuple[str, int, str]
 def cythonize(root: Path, generated: Path) -> str:
     """Make the C++ of every core module below `root`; return what Cython said."""
     program = (
-        "import runpy, sys\n"
+        "import os, runpy, sys\n"
         "from glob import glob\n"
         "from Cython.Build import cythonize\n"
         "if __name__ == '__main__':\n"
@@ -59,6 +60,7 @@ def cythonize(root: Path, generated: Path) -> str:
         "    modules = [setup['Extension'](s[:-4].replace('/', '.'), [s], language='c++')\n"
         "               for s in sources]\n"
         "    cythonize(modules, build_dir=sys.argv[2], force=True, quiet=True,\n"
+        "              nthreads=min(os.cpu_count() or 1, len(modules)),\n"
         "              compiler_directives=directives)\n"
     )
     done = subprocess.run(
@@ -109,6 +111,10 @@ def takes(cpp: str) -> Iterator[Finding]:
         before = text
 
 
+def _takes_of_file(path: Path) -> list[Finding]:
+    return list(takes(path.read_text(encoding="utf-8")))
+
+
 def _name(match: re.Match[str]) -> str:
     return f"takes the GIL ({match[0].rstrip('(')})"
 
@@ -117,8 +123,8 @@ def findings(root: Path) -> list[Finding]:
     with tempfile.TemporaryDirectory() as generated:
         said = cythonize(root, Path(generated))
         found = set(hints(said))
-        for path in Path(generated).rglob("*.cpp"):
-            found |= set(takes(path.read_text(encoding="utf-8")))
+        with ProcessPoolExecutor() as pool:
+            found.update(*pool.map(_takes_of_file, Path(generated).rglob("*.cpp")))
     return sorted(finding for finding in found if not waived(root, finding))
 
 

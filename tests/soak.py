@@ -13,13 +13,13 @@ import asyncio
 import gc
 import os
 import resource
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from long_form import how_many
 from servers.caddy import Caddy
 from servers.nginx import Nginx, find_nginx
 
@@ -117,4 +117,4 @@ def soak(client: Client, requests: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
+    main(how_many(__doc__, "requests", 1_000_000))

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from servers.script import run
+from servers.scripted import ScriptedServer, ranged
 from servers.site import Site
 
 pytest.importorskip("zarr", minversion="3.1", reason="zarr 3 over FastStore")
 
-from arrays import Document, blosc, bytes_codec, named, sharding
+import zarr
+from arrays import Document, blosc, bytes_codec, format_3, named, sharding
 from linked_chunks import write
+from shards import objects_of
+
+from zfast import FastStore
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the peak of the memory is Linux's")
 
@@ -106,6 +113,16 @@ def test_memory_does_not_grow_from_read_to_read(nginx: Site, tmp_path: Path, kin
     _, after = read(nginx, tmp_path, edge, times=7, ZFAST_IDLE_TIMEOUT="0.1")
     # Five of them get 320 MiB.
     assert after[-1] - after[1] < 8 * MIB
+
+
+def test_what_was_decoded_makes_room_for_more(scripted: Callable[..., ScriptedServer]) -> None:
+    """However much that is in the life of a process: more than may wait at once."""
+    layout = format_3((8, MIB), [(1, MIB)], "|u1", _ZSTD)
+    values = np.random.default_rng(0).integers(0, 256, (8, MIB), "u1")
+    server = scripted(ranged(objects_of(layout, values)))
+    array = zarr.open_array(store=FastStore(server.url, deadline=20), path="a", mode="r")
+    for _ in range(6):
+        np.testing.assert_array_equal(array[...], values)
 
 
 def test_bodies_that_come_faster_than_they_are_decoded_wait_in_the_sockets(

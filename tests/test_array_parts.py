@@ -116,7 +116,16 @@ def test_rows_go_on_where_a_connection_was_reset(scripted: Scripted) -> None:
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f4"])
 @pytest.mark.parametrize(
-    "window", [np.s_[60, 50], np.s_[60:70, 50:53], np.s_[60:70, 3:60:2], [60, 62, 65]], ids=str
+    "window",
+    [
+        np.s_[60, 50],
+        np.s_[60:70, 50:53],
+        np.s_[60:70, 3:60:2],
+        [60, 62, 65],
+        [62, 65, 60],
+        [65, 60, 62],
+    ],
+    ids=str,
 )
 def test_whatever_their_elements_are_put_together_from(
     nginx: Site, dtype: str, window: Any

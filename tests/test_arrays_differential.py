@@ -76,7 +76,6 @@ def _kinds(layout: Layout, reads: list[Selection]) -> set[str]:
 
 AFRESH: dict[str, Any] = {
     "max_examples": ARRAYS,
-    "deadline": None,
     "suppress_health_check": list(HealthCheck),
 }
 
@@ -241,6 +240,34 @@ def test_what_only_zarr_decodes_reads_equal(both: Both, options: dict[str, Any])
     reads = [Selection("basic", index) for index in (Ellipsis, slice(1, -1, 2), 2, slice(0, 0))]
     reads.append(Selection("oindex", np.array([3, 0, 1])))
     both.compare_written("a", reads, options.get("zarr_format", 3))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("shards", [None, (14,)], ids=["chunks", "shards"])
+@pytest.mark.parametrize("name", ["bitround", "quantize"])
+def test_rounded_floats_read_equal(
+    both: Both, name: str, shards: tuple[int, ...] | None, zarr_format: int
+) -> None:
+    if zarr_format == 2 and shards:
+        return
+    options: dict[str, Any] = {"keepbits": 6} if name == "bitround" else {"digits": 3}
+    if name == "quantize":
+        options["dtype"] = "<f4"
+    filters: Any = named(f"numcodecs.{name}", **options)
+    if zarr_format == 2:
+        filters = [numcodecs.get_codec({"id": name, **options})]
+    with zarr.config.set(ZARRS_OWN):
+        zarr.create_array(
+            LocalStore(both.root),
+            name="a",
+            data=np.linspace(-1, 5, 40, dtype="f4"),
+            chunks=(7,),
+            shards=shards,
+            filters=filters,
+            zarr_format=zarr_format,
+        )
+    both.compare_written("a", [WHOLE, PART], zarr_format)
+    assert not both.store.stats()["fallback_chunks"]
 
 
 @pytest.mark.parametrize("bits", [0x7FC00001, 0x80000000], ids=["a NaN's payload", "a zero's sign"])

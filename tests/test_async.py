@@ -232,6 +232,30 @@ async def test_cancel_of_one_batch_of_many_reads(server: Paused) -> None:
     assert client.stats()["reads"] == 500
 
 
+async def test_cancel_of_cat_ranges(server: Paused) -> None:
+    urls = [f"{server.url}/stall-{i}" for i in range(500)]
+    reading = asyncio.ensure_future(zfast.cat_ranges_async(urls, max_concurrency=8))
+    await off(server.wait_requests, 8)
+    began = time.monotonic()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await off(server.wait_closed)
+    assert time.monotonic() - began < PROMPTLY
+    assert len(server.requests) == 8
+    assert await zfast.cat_ranges_async([f"{server.url}/key"]) == [b"key"]
+
+
+async def test_the_loop_goes_on_beside_cat_ranges(server: Paused) -> None:
+    read = asyncio.ensure_future(zfast.cat_ranges_async([f"{server.url}/large"], 0, None))
+    await off(server.half_sent.wait, 10)
+    assert not read.done()
+    server.go_on.set()
+    assert len((await read)[0]) == LARGE
+    with pytest.raises(zfast.DeadlineError):
+        await zfast.cat_ranges_async([f"{server.url}/stall"], deadline=0.1)
+
+
 async def test_cancel_at_any_moment(server: Paused) -> None:
     # From before the first connection is asked for until after the request is on the wire.
     for turn in range(150):

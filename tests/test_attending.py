@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,16 @@ def warm(client: Client) -> None:
     raise AssertionError("no read was attended to")
 
 
+def rounds(count: int) -> Iterator[int]:
+    """So many numbers, and again while nothing was attended to: a busy machine is far from all."""
+    before = attended()
+    for _ in range(50):
+        yield from range(count)
+        if attended() > before:
+            return
+    raise AssertionError("no read was attended to")
+
+
 def window(number: int) -> tuple[slice, slice]:
     return slice(number % 40, number % 40 + 20), slice(number * 7 % 40, number * 7 % 40 + 20)
 
@@ -90,21 +100,17 @@ def window(number: int) -> tuple[slice, slice]:
 def test_windows_one_after_another(near: Nginx, kind: str) -> None:
     store = FastStore(f"{near.url}/{kind}")
     array = zarr.open_array(store=store, mode="r")
-    before = attended()
-    for number in range(ROUNDS):
+    for number in rounds(ROUNDS):
         np.testing.assert_array_equal(array[window(number)], VALUES[window(number)])
-    assert attended() > before
     assert store.stats()["fallback_chunks"] == 0
 
 
 def test_reads_of_a_client_one_after_another(near: Nginx) -> None:
     client = Client(near.url)
     warm(client)
-    before = attended()
-    for number in range(ROUNDS):
+    for number in rounds(ROUNDS):
         assert client.get("key", (number, number + 9)) == BODY[number : number + 9]
         assert client.get("missing") is None
-    assert attended() > before
     with pytest.raises(NotWritableError):
         client.put("key", b"no")
     assert client.get("key") == BODY
@@ -113,8 +119,7 @@ def test_reads_of_a_client_one_after_another(near: Nginx) -> None:
 async def test_reads_of_a_loop_one_turn_after_another(near: Nginx) -> None:
     """Those of one turn are one batch, each with what is its own."""
     store = FastStore(near.url)
-    before = attended()
-    for number in range(10 * ROUNDS):
+    for number in rounds(10 * ROUNDS):
         found = await asyncio.gather(
             store.get("key", PROTOTYPE, RangeByteRequest(number, number + 9)),
             store.get("missing", PROTOTYPE),
@@ -126,7 +131,6 @@ async def test_reads_of_a_loop_one_turn_after_another(near: Nginx) -> None:
         assert contents == [BODY[number : number + 9], BODY]
         assert found[1] is None
         assert isinstance(found[3], zfast.ZfastError)
-    assert attended() > before
 
 
 async def test_of_one_turn_the_early_do_not_wait_for_the_late(near: Nginx) -> None:
@@ -152,11 +156,9 @@ async def test_of_one_turn_the_early_do_not_wait_for_the_late(near: Nginx) -> No
 
 async def test_a_client_attends_in_a_loop(near: Nginx) -> None:
     client = Client(near.url)
-    before = attended()
-    for number in range(10 * ROUNDS):
+    for number in rounds(10 * ROUNDS):
         assert await client.get_async("key", (number, number + 9)) == BODY[number : number + 9]
         assert await client.get_async("missing") is None
-    assert attended() > before
 
 
 async def test_some_reads_are_left_to_the_threads_to_see_whether_others_come(near: Nginx) -> None:
@@ -250,19 +252,16 @@ def test_windows_of_many_loops_while_one_attends(near: Nginx, kind: str) -> None
             found = await array.async_array.getitem(window(at))
             np.testing.assert_array_equal(found, VALUES[window(at)])
 
-    before = attended()
-    with ThreadPoolExecutor(6) as threads:
-        list(threads.map(lambda number: asyncio.run(read(number)), range(0, 600, 100)))
-    assert attended() > before
+    for _ in rounds(1):
+        with ThreadPoolExecutor(6) as threads:
+            list(threads.map(lambda number: asyncio.run(read(number)), range(0, 600, 100)))
 
 
 def test_chunks_too_large_for_whoever_attends(near: Nginx) -> None:
     # To fill a window of them is a decode thread's work.
     array = zarr.open_array(store=FastStore(f"{near.url}/absent", deadline=5), mode="r")
-    before = attended()
-    for number in range(ROUNDS):
+    for number in rounds(ROUNDS):
         np.testing.assert_array_equal(array[window(number)], np.zeros((20, 20)))
-    assert attended() > before
 
 
 def test_a_deadline_while_attended(near: Nginx) -> None:
@@ -290,22 +289,19 @@ async def test_other_tasks_of_a_loop_have_their_turns(near: Nginx) -> None:
             await asyncio.sleep(0)
 
     taking = asyncio.ensure_future(take_turns())
-    before = attended()
-    for number in range(ROUNDS):
+    for number in rounds(ROUNDS):
         had = turns
         for _ in range(2):
             found = await array.getitem(window(number))
             np.testing.assert_array_equal(found, VALUES[window(number)])
         assert turns > had
-    assert attended() > before
     taking.cancel()
 
 
 async def test_a_cancelled_read_lets_the_next_one_through(near: Nginx) -> None:
     near_one = await open_async(store=FastStore(f"{near.url}/raw"), mode="r")
     slow = await open_async(store=FastStore(near.url), path="slow", mode="r")
-    before = attended()
-    for _ in range(5):
+    for _ in rounds(5):
         for number in range(ROUNDS // 5):
             found = await near_one.getitem(window(number))
             np.testing.assert_array_equal(found, VALUES[window(number)])
@@ -314,7 +310,6 @@ async def test_a_cancelled_read_lets_the_next_one_through(near: Nginx) -> None:
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-    assert attended() > before
 
 
 def test_a_fork_while_others_attend(near: Nginx) -> None:

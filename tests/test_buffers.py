@@ -14,9 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from promises import OBJECT, Scripted, client_of
+from servers.leaks import wait_until
+from servers.script import in_child
 from servers.scripted import ok, ranged
 
-from zfast._core.buffers import Body, arena_addresses
+import zfast
+from zfast._core.buffers import Body, arena_addresses, spare_memory
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -248,6 +251,19 @@ def test_a_pinned_buffer_cannot_move(scripted: Scripted) -> None:
     assert moved == [BufferError]
     into.append(1)
     assert into == OBJECT + b"\1"
+
+
+def test_what_is_kept_for_bodies_goes_with_idle_connections(scripted: Scripted) -> None:
+    server = scripted(ranged({"key": bytes(8 * MIB)}))
+
+    def read() -> int:
+        with zfast.config.set(idle_timeout=0.5):
+            assert client_of(server).get("key") == bytes(8 * MIB)
+        kept = spare_memory()
+        wait_until(lambda: spare_memory() == 0, 20)
+        return kept
+
+    assert in_child(read) >= 8 * MIB
 
 
 def test_an_array_is_let_go_of(scripted: Scripted) -> None:

@@ -12,13 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import zarr
+from servers.scripted import ScriptedServer, Stall
 
 import zfast
 from zfast import cli, demo, serve
@@ -439,6 +440,17 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path: Path) -> None:
     _, said = demo.communicate(timeout=60)
     assert (demo.returncode, said) == (130, b"")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_info_says_nothing(scripted: Callable[..., ScriptedServer]) -> None:
+    server = scripted(lambda request: Stall())
+    info = subprocess.Popen(
+        [*COMMAND, "info", server.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    server.wait_requests(1)
+    info.send_signal(signal.SIGINT)
+    said = info.communicate(timeout=60)
+    assert (info.returncode, *said) == (130, b"", b"")
 
 
 def test_as_a_process(url: str) -> None:

@@ -13,7 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from servers.scripted import Reply, Request, ScriptedServer, Stall, ok, overlay, ranged, status
+from servers.scripted import (
+    Reply,
+    Request,
+    ScriptedServer,
+    Stall,
+    Wait,
+    ok,
+    overlay,
+    ranged,
+    status,
+)
 from servers.site import Site
 
 import zfast
@@ -231,6 +241,23 @@ async def test_a_cancelled_read_is_cancelled_on_the_wire(
     # The server sees the connection of the cancelled read go, and no other.
     await asyncio.to_thread(server.wait_for, lambda: len(server.open_connections) == 1)
     assert await reader.get("quick") == b"1"
+
+
+async def test_who_leaves_a_shared_request_leaves_it_to_the_others(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    """Of a server that ignores ranges, whose objects are read whole, and once for all."""
+    body, gate = bytes(range(20)), threading.Event()
+    server = scripted([ok(body), [Wait(gate), ok(body)]])
+    reader = Reader(server.url, deadline=20)
+    assert await reader.get("key", (2, 5)) == body[2:5]
+    one, other = (reader.collector.read("key", span) for span in [(0, 5), (5, 9)])
+    await asyncio.to_thread(server.wait_requests, 2)
+    one.cancel()
+    # Time for the request to be cancelled, were it to be.
+    await asyncio.sleep(0.1)
+    gate.set()
+    assert bytes(await other or b"") == body[5:9]
 
 
 async def test_a_read_cancelled_within_its_turn_is_never_sent(

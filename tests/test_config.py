@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import urllib3
+from servers.script import run
 
 import zfast
 from zfast.config import SETTINGS, config, setting, source
@@ -278,17 +277,73 @@ def test_the_error_is_a_value_error_and_pickles() -> None:
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
-def test_import_survives_a_wrong_environment() -> None:
-    """Only the read of a setting fails: whoever only imports is not stopped."""
-    code = (
-        "from zfast.config import setting\n"
-        "try: setting('io_threads')\nexcept ValueError as e: print(e)\n"
-    )
-    environment = {**os.environ, "ZFAST_IO_THREADS__X": "1", "ZFAST_DEADLINE": "soon"}
-    ran = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert ran.stdout.startswith("the environment variable ZFAST_IO_THREADS__X is not a setting")
+# Only the read of a setting fails: whoever only imports is not stopped.
+READ = """
+    from zfast.config import setting
+
+    try:
+        setting("io_threads")
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_import_survives_a_wrong_environment(tmp_path: Path) -> None:
+    ended = run(tmp_path, READ, ZFAST_IO_THREADS__X="1", ZFAST_DEADLINE="soon")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("the environment variable ZFAST_IO_THREADS__X is not a setting")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("- 1", "a list"),
+        ("1: 2", "1 is no name of a setting"),
+        ("deadline:\n  1: 2", "1 is no name of a setting"),
+        ("io_threads: [", "expected the node content"),
+        ("a: &a {b: *a}", "recursion"),
+        ("\x00", "unacceptable character"),
+    ],
+)
+def test_import_survives_a_malformed_file(tmp_path: Path, text: str, why: str) -> None:
+    (tmp_path / "good.yaml").write_text("io_threads: 3")
+    (tmp_path / "wrong.yaml").write_text(text)
+    ended = run(tmp_path, READ, ZFAST_CONFIG=str(tmp_path))
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(f"the file '{tmp_path}/wrong.yaml' is no configuration of zfast: ")
+    assert why in ended.out
+    assert ended.out.count("\n") == 1
+
+
+def test_the_order_of_files_and_environment(
+    environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.yaml").write_text("io_threads: 7\ndial_threads: 7\nmax-attempts: 7\n")
+    (tmp_path / "b.json").write_text('{"io-threads": 8, "dial-threads": 8}')
+    monkeypatch.setattr(config, "paths", [str(tmp_path), str(tmp_path / "absent")])
+    environment(ZFAST_IO_THREADS="9")
+    assert [setting(name) for name in ("io_threads", "dial_threads", "max_attempts")] == [9, 8, 7]
+    assert source("dial_threads") == "config"
+    (tmp_path / "b.json").write_text("[]")
+    config.refresh()
+    assert setting("io_threads", 3) == 3
+    with pytest.raises(ConfigurationError, match=r"b\.json' is no configuration"):
+        setting("io_threads")
+    (tmp_path / "b.json").unlink()
+    config.refresh()
+    assert setting("dial_threads") == 7
+
+
+def test_an_empty_mapping_is_no_value(
+    environment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "zfast.yaml").write_text("dial_threads: {}")
+    monkeypatch.setattr(config, "paths", [str(tmp_path)])
+    environment(ZFAST_IO_THREADS="{}")
+    with pytest.raises(ConfigurationError, match=r"^io_threads is {} .from ZFAST_IO_THREADS"):
+        setting("io_threads")
+    with pytest.raises(ConfigurationError, match=r"^dial_threads is {} .from config"):
+        setting("dial_threads")
 
 
 @pytest.mark.parametrize(

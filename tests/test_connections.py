@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import urllib3
 from echoing import Start, bodies, echo, items
-from servers.script import in_child
+from servers.leaks import wait_until
+from servers.script import Child, in_child
 from servers.scripted import (
     Action,
     Fin,
@@ -300,6 +301,21 @@ def test_connections_closed_while_idle_are_replaced(scripted: Start, reset: bool
         server.close_idle(reset=reset)
     assert client.stats()["failed"] == client.stats()["retries"] == 0
     assert len(server.connections) > 5
+
+
+def test_connections_closed_while_idle_keep_no_descriptor(scripted: Start) -> None:
+    """Long before they have been idle for as long as they may be."""
+
+    def read() -> None:
+        with zfast.config.set(idle_timeout=1000):
+            assert Client(server.url).get("key") == b"key"
+        wait_until(lambda: zfast.stats()["connections"] == 0, 20)
+
+    server = scripted(echo)
+    child = Child(read)
+    server.wait_requests(1)
+    server.close_idle()
+    child.result()
 
 
 def test_a_server_that_accepts_and_closes_uses_up_the_attempts(scripted: Start) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from servers.caddy import Caddy
+from servers.lighttpd import Lighttpd
 from servers.nginx import Nginx
 from servers.processes import ChildServer
 from servers.pythonhttp import PythonHTTP
@@ -22,7 +24,8 @@ from zarr.core.sync import sync
 
 import zfast
 
-SERVERS = ("nginx", "caddy", "apache", "pythonhttp")
+# lighttpd does not say that what it has no index page of is a file.
+SERVERS = ("nginx", "caddy", "apache", "pythonhttp", "lighttpd")
 
 
 @pytest.fixture(params=SERVERS)
@@ -48,6 +51,7 @@ def test_a_directory_is_not_there(site: Site) -> None:
     assert "group/c/0" in store
 
 
+@pytest.mark.parametrize("site", SERVERS[:-1], indirect=True)
 async def test_a_file_is_no_directory(site: Site) -> None:
     store = zfast.FastStore(site.url)
     assert [key async for key in store.list_prefix("group/c/0/")] == []
@@ -111,16 +115,15 @@ def test_a_directory_of_a_server_behind_one_that_takes_a_prefix_off(
 
 
 async def test_there_is_nothing_below_a_file(site: Site) -> None:
-    """As zarr finds out of all that is listed; Caddy answers 400 for what it cannot look for."""
+    """As zarr finds out of all that is listed; Caddy answers 400, and lighttpd 403."""
     store = zfast.FastStore(site.url)
-    with zfast.Client(site.url) as client:
-        for key in ("group/c/0/zarr.json", "group/c/0/deeper/.zarray"):
-            assert client.get(key) is None
-            assert client.head(key) is None
-            assert await client.get_async(key) is None
-            assert await store.get(key, default_buffer_prototype()) is None
-            assert not await store.exists(key)
-            assert key not in store
+    for key in ("group/c/0/zarr.json", "group/c/0/deeper/.zarray"):
+        assert await store.get(key, default_buffer_prototype()) is None
+        assert store.get_sync(key) is None
+        assert not await store.exists(key)
+        assert key not in store
+        with pytest.raises(KeyError):
+            store[key]
 
 
 @pytest.mark.filterwarnings("ignore:Object at .* is not recognized as a component")
@@ -160,6 +163,58 @@ async def test_a_bad_request_is_an_error(
             call()
 
 
+_FILE = {"name": "a", "type": "file"}
+_DIRECTORY = {"name": "a", "type": "directory"}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        status(403),
+        status(404),
+        ok(b"<title>a</title>", content_type="text/html"),
+        *(
+            ok(json.dumps(rows).encode(), content_type="application/json")
+            for rows in ([], [_DIRECTORY], [_FILE, _DIRECTORY], [{"name": "b", "type": "file"}])
+        ),
+    ],
+)
+async def test_what_is_forbidden_is_an_error(
+    scripted: Callable[..., ScriptedServer], page: Reply
+) -> None:
+    """Unless an index page has what is above the key as a file, and as nothing else."""
+    server = scripted(
+        lambda request: (
+            status(403) if request.key == "a/key" else ok(b"1") if request.key == "a" else page
+        )
+    )
+    store = zfast.FastStore(server.url)
+    calls: list[Callable[[], Any]] = [
+        lambda: store["a/key"],
+        lambda: "a/key" in store,
+        lambda: store.get_sync("a/key"),
+        lambda: sync(store.get("a/key", default_buffer_prototype())),
+        lambda: sync(store.exists("a/key")),
+    ]
+    for call in calls:
+        with pytest.raises(zfast.AccessError, match="403"):
+            call()
+    requests = len(server.requests)
+    with pytest.raises(zfast.AccessError, match="403"):
+        zfast.FastStore(f"{server.url}/a")["key"]
+    assert len(server.requests) == requests + 1
+
+
+def test_a_server_that_lists_nothing_cannot_say_what_is_a_file(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"1")
+    store = zfast.FastStore(start(Lighttpd, tmp_path, listing=False).url)
+    for read in (store.__getitem__, store.__contains__):
+        with pytest.raises(zfast.AccessError, match="403"):
+            read("file/zarr.json")
+
+
 def test_a_url_may_lead_to_a_directory(site: Site) -> None:
     """`cat_ranges` reads URLs, not keys: what a redirect leads to is what was asked for."""
     (page,) = zfast.cat_ranges([f"{site.url.rstrip('/')}/group"])
@@ -180,7 +235,8 @@ def test_a_400_behind_a_redirect_is_an_error(
         return status(400 if request.key.endswith("key") else 404)
 
     server = scripted(handle)
-    for read in (zfast.Client(server.url).get, zfast.Client(server.url).head):
+    store = zfast.FastStore(server.url)
+    for read in (store.__getitem__, store.__contains__):
         with pytest.raises(zfast.ResponseError, match="400"):
             read("group/key")
 
@@ -215,5 +271,8 @@ def test_a_directory_that_is_elsewhere(scripted: Callable[..., ScriptedServer]) 
 def test_a_page_with_a_number_that_is_none(scripted: Callable[..., ScriptedServer]) -> None:
     page = f"<title>Index of /</title><pre><a href='&#{5000 * '1'};'>x</a></pre>".encode()
     server = scripted(lambda _: ok(page).with_fields(content_type="text/html"))
-    with pytest.raises(zfast.ListingError):
+    with pytest.raises(zfast.ListingError, match="no directory index of a known kind") as caught:
         list(zfast.Client(server.url).list_dir())
+    assert "switch it on" not in str(caught.value)
+    # A client knows no stores.
+    assert "the store" not in str(caught.value)

@@ -508,6 +508,11 @@ def test_a_fork_that_no_hook_is_told_of(server: ScriptedServer) -> None:
     client = zfast.Client(server.url)
     expected = client.get("key")
     library = ctypes.PyDLL(None)
+    # In the child the interpreter would wait for a thread that is told to have its turn, and is not
+    # there: none is to ask for one.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(100)
+    time.sleep(2 * interval)
     pid = library.fork()
     if pid == 0:
         code = 1
@@ -515,4 +520,5 @@ def test_a_fork_that_no_hook_is_told_of(server: ScriptedServer) -> None:
             code = 0 if client.get("key") == expected else 2
         finally:
             os._exit(code)
+    sys.setswitchinterval(interval)
     assert os.waitpid(pid, 0)[1] == 0

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
+pytest.importorskip("zarr", minversion="3.0", reason="byte requests of zarr 3")
+
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 
 from zfast import errors

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from servers.script import in_child
-from servers.scripted import Request, ScriptedServer, ok
+from servers.scripted import Request, ScriptedServer, Stall, ok, ranged
 
 import zfast
 
@@ -91,3 +91,51 @@ def test_a_batch_beside_a_batch_gets_its_share(scripted: Start) -> None:
     assert 3 <= len(few.connections) <= 8
     # It stays so: connections are not taken back and forth.
     assert len(many.connections) < 40
+
+
+@pytest.mark.parametrize("count", [1, 14])
+def test_origins_that_answer_nobody_keep_no_others_waiting(scripted: Start, count: int) -> None:
+    """Neither by the requests that may be out, nor by the connections that there may be."""
+    hung = [scripted(lambda _: Stall()) for _ in range(count)]
+    good, other = scripted(ranged({"key": b"value"})), scripted(ranged({"key": b"value"}))
+
+    def work() -> dict[str, Any]:
+        with zfast.config.set(max_concurrency=16):
+            for server in hung:
+                threading.Thread(
+                    target=zfast.Client(server.url, timeout=120).get_many,
+                    args=([(str(number), None) for number in range(40)],),
+                    daemon=True,
+                ).start()
+            while zfast.stats()["in_flight"] < 16:
+                time.sleep(0.001)
+            began = time.monotonic()
+            found = [
+                bytes(body)
+                for server in (good, other)
+                for body in zfast.Client(server.url).get_many([("key", None)] * 100)
+            ]
+            return {"found": len(found), "seconds": time.monotonic() - began, **zfast.stats()}
+
+    did = in_child(work)
+    assert did["found"] == 200
+    # Far from any of the limits on time; and not one request after another, where one origin hangs.
+    assert did["seconds"] < 20
+    assert (len(good.connections) > 1) == (count == 1)
+    assert did["in_flight"] <= 16 + 4 + count
+
+
+def test_a_slow_origin_hands_connections_on_after_each_answer(scripted: Start) -> None:
+    """Not after sixteen of them."""
+    slow_one, quick = scripted(slow(0.4)), scripted(slow(0))
+
+    def work() -> float:
+        with zfast.config.set(max_concurrency=4):
+            reading(slow_one.url, 400)
+            while zfast.stats()["in_flight"] < 4:
+                time.sleep(0.001)
+            zfast.Client(quick.url).get("key")
+            return float(zfast.stats()["reads"])
+
+    # What the slow one had answered until then.
+    assert in_child(work) < 4 * 8

@@ -159,7 +159,7 @@ def test_cut_at_any_byte_again_and_again(body: bytes) -> None:
     with nothing_left(), ScriptedServer(faulty) as server, reading_of(manager):
         client = Client(server.url, pool_manager=manager, retries=at_once(9), deadline=20)
 
-        @settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=40, suppress_health_check=list(HealthCheck))
         @given(
             st.lists(
                 st.tuples(st.integers(0, len(body)), st.sampled_from([Fin(), Reset()])),

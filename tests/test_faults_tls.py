@@ -33,6 +33,7 @@ from faults import (
     STREAMED,
     Face,
     Row,
+    faced,
     lasting,
     nothing_left,
     once,
@@ -140,6 +141,19 @@ def test_half_a_record(face: Face, served: dict[str, Any]) -> None:
 def test_half_a_record_for_good(face: Face, served: dict[str, Any]) -> None:
     with short_timeouts(0.4) as options:
         lasting(HALF_A_RECORD, face, **served, **options)
+
+
+def test_many_handshakes_one_after_another(tls_ca: trustme.CA, tls_ca_file: str) -> None:
+    """One may end while something is received, and what is to be sent has to learn of it."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls_ca.issue_cert("127.0.0.1").configure_cert(server)
+    server.maximum_version = ssl.TLSVersion.TLSv1_2
+    asked = Row("", _with_the_rest(Renegotiate()), FAILED, may_pass=True)
+    manager = urllib3.PoolManager(ca_certs=tls_ca_file)
+    with faced(asked, GET, tls=server, pool_manager=manager, deadline=3) as (faulty, read):
+        for _ in range(1000):
+            faulty.arm(1)
+            read()
 
 
 @pytest.mark.parametrize("refuses", [False, True], ids=["taken up", "refused"])

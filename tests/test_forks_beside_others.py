@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import urllib3
 from servers.script import in_child
-from servers.scripted import ScriptedServer, Wait, ok, ranged
+from servers.scripted import Fin, ScriptedServer, Wait, ok, ranged
 
 import zfast
+from zfast.connections import leases
 
 Start = Callable[..., ScriptedServer]
 
@@ -137,3 +140,47 @@ def test_a_handler_that_forks_amid_a_wait(scripted: Start) -> None:
 
     assert in_child(work, timeout=20) == 7
     done.set()
+
+
+@contextmanager
+def near_ends_kept() -> Iterator[None]:
+    """As a child has them that was just forked, until its hooks have run."""
+    assert leases._relay is not None
+    kept = [os.dup(session.near.fileno()) for session in leases._relay._sessions.values()]
+    assert kept
+    try:
+        yield
+    finally:
+        for descriptor in kept:
+            os.close(descriptor)
+
+
+def test_a_child_that_was_just_forked_keeps_no_session_open(
+    tls_context: ssl.SSLContext, scripted: Start, tls_ca_file: str
+) -> None:
+    """It has the near end until its hooks have run, in which others may take their time."""
+    server = scripted(lambda request: ok(request.key.encode()), tls=tls_context)
+    with zfast.config.set(tls="python"):
+        manager = urllib3.PoolManager(maxsize=1, block=True, ca_certs=tls_ca_file)
+        client = zfast.Client(server.url, pool_manager=manager, deadline=20)
+        for number in range(3):
+            assert client.get(str(number)) == str(number).encode()
+            with near_ends_kept():
+                client._connections.release_idle()
+                assert manager.request("GET", f"{server.url}/own", timeout=20).data == b"own"
+
+
+def test_a_child_that_was_just_forked_hides_no_end_of_a_body(
+    tls_context: ssl.SSLContext, scripted: Start, tls_ca_file: str
+) -> None:
+    done = threading.Event()
+    body = [b"HTTP/1.1 200 OK\r\n\r\nbody", Wait(done), Fin()]
+    server = scripted(lambda _: body, tls=tls_context)
+    with zfast.config.set(tls="python"):
+        client = zfast.Client(server.url, ca_certs=tls_ca_file, retries=0, deadline=20)
+        with ThreadPoolExecutor(1) as threads:
+            reading = threads.submit(client.get, "key")
+            server.wait_requests(1)
+            with near_ends_kept():
+                done.set()
+                assert reading.result() == b"body"

@@ -75,6 +75,75 @@ def test_one_that_is_refused_pauses_nobody_else() -> None:
     assert governor.room(0, 10.1) > 0
 
 
+# ------------------------------------------------------------------------------- one at a time
+
+
+def paced(refusals: int, **how: float) -> GovernorOf:
+    """The governor of an origin that refused so many in a row, the last by 10 s."""
+    governor = known()
+    governor.throttled(begun=0.5, in_flight=1, pause=0, now=1.0)
+    for at in range(refusals):
+        now = 10.0 - refusals + at + 1
+        governor.throttled(begun=now - 0.004, in_flight=1, pause=0, now=now, **how)
+    return governor
+
+
+def test_one_at_a_time_that_is_too_much_waits_in_between() -> None:
+    governor = paced(0)
+    assert not governor.asked(now=10.0)
+    for refusals, pace in ((1, 0.004), (2, 0.008), (5, 0.064)):
+        governor = paced(refusals)
+        assert governor.room(0, 10.0) == 1
+        assert governor.asked(now=10.0)
+        assert governor.room(0, 10.0 + 0.9 * pace) == 0
+        assert governor.room(0, 10.0 + 1.1 * pace) == 1
+
+
+def test_no_pace_is_slower_than_the_longest_backoff() -> None:
+    governor = paced(7, longest=0.1)
+    governor.asked(now=10.0)
+    assert governor.room(0, 10.09) == 0
+    assert governor.room(0, 10.11) == 1
+    # Somebody's who waits for nothing changes nothing.
+    governor.throttled(begun=10.4, in_flight=1, pause=0, now=10.5, longest=0)
+    governor.asked(now=11.0)
+    assert governor.room(0, 11.09) == 0
+
+
+def test_an_origin_that_is_away_has_no_pace() -> None:
+    governor = known()
+    for number in range(100):
+        now = 10.0 + number
+        governor.throttled(begun=now - 0.5, in_flight=64, pause=0, now=now)
+    assert not governor.asked(now=200.0)
+
+
+def test_a_pace_is_forgotten() -> None:
+    assert paced(5).asked(now=19.0)
+    assert not paced(5).asked(now=21.0)
+
+
+def test_an_origin_that_comes_back_after_long_is_soon_asked_for_more() -> None:
+    governor, now = paced(50), 100.0
+    while governor.asked(now=now):
+        while not governor.room(0, now):
+            now += 1e-3
+        governor.answered()
+    assert now - 100.0 < 3
+
+
+def test_the_pace_quickens_with_each_answer_and_then_the_window_grows() -> None:
+    governor = paced(4)
+    answers = 0
+    while governor.asked(now=19.0):
+        governor.answered()
+        answers += 1
+        assert governor.room(0, 30.0) == 1
+    assert 10 < answers < 30
+    governor.answered()
+    assert governor.room(0, 30.0) == 2
+
+
 # ----------------------------------------------------------------------------------------- hedges
 
 

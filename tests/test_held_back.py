@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import urllib3
+from servers.held_back import HeldBack, why_not_held_back
+
+pytest.importorskip("zarr", minversion="3.0", reason="zarr 3 over FastStore")
+
 import zarr
 from arrays import ZARRS_OWN
-from servers.held_back import HeldBack, why_not_held_back
 
 import zfast
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import typing
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import metadata, version
 from pathlib import Path
@@ -124,6 +125,17 @@ def test_what_the_package_offers_is_there_and_documented() -> None:
         assert inspect.getdoc(getattr(zfast, name)), name
 
 
+def test_the_types_of_functions_and_clients_are_there_at_run_time() -> None:
+    public = [zfast.cat_ranges, zfast.cat_ranges_async, zfast.stats, zfast.show_config]
+    public += [
+        member
+        for name, member in vars(zfast.Client).items()
+        if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_"))
+    ]
+    for function in public:
+        assert "return" in typing.get_type_hints(function), function
+
+
 def test_one_version() -> None:
     declared = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     changes = (TOP / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -137,6 +149,7 @@ def test_metadata() -> None:
     needed = [need for need in found.get_all("Requires-Dist") or [] if "extra ==" not in need]
     assert {re.split(r"[^\w-]", need)[0] for need in needed} == {
         "donfig",
+        "numcodecs",
         "numpy",
         "urllib3",
         "zarr",

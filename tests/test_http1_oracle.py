@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fuzz.http1_feeding import feed, feed_direct, read, split
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 FRAGMENTS = [
@@ -114,7 +114,6 @@ def mutated_responses(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-@settings(deadline=None)
 @given(responses(), cuts, octets)
 def test_well_formed_responses(
     response: tuple[bytes, str, int, bytes], at: list[int], more: bytes
@@ -130,7 +129,6 @@ def test_well_formed_responses(
         assert read(data + more) == outcome._replace(unused=len(more))
 
 
-@settings(deadline=None)
 @given(responses(), st.integers(0, 400))
 def test_a_response_cut_short_is_never_whole(
     response: tuple[bytes, str, int, bytes], at: int
@@ -144,7 +142,6 @@ def test_a_response_cut_short_is_never_whole(
         assert (outcome.event, outcome.error[:4]) == ("ERROR", "EOF_")
 
 
-@settings(deadline=None)
 @given(
     octets | soups | mutated_responses(),
     cuts,

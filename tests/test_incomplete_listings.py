@@ -14,7 +14,8 @@ pytest.importorskip("zarr", minversion="3.1")
 from servers.caddy import Caddy
 from servers.nginx import Nginx
 from servers.ranged import Ranged
-from servers.scripted import Reply, Request, ScriptedServer, ok, status
+from servers.scripted import Reply, Request, ScriptedServer, ok, redirect, status
+from zarr.core.sync import sync
 
 import zfast
 from zfast import FastStore
@@ -58,6 +59,15 @@ async def test_as_many_entries_of_others(
     for number in range(limit):
         (tmp_path / f"{number}").touch()
     assert len(FastStore(start(Nginx, tmp_path).url)) == limit
+
+
+async def test_a_page_that_ends_before_any_key_does_not_make_it_empty(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    """Of probes that a writer left behind, which are nobody's keys."""
+    listed = Cut({f"zfast-probe-{number}": b"" for number in range(LIMIT)} | {"k": b""})
+    with pytest.raises(zfast.ListingError, match="file_limit"):
+        await FastStore(scripted(listed).url).is_empty("")
 
 
 async def test_what_a_page_does_not_show_is_deleted_too(
@@ -104,3 +114,44 @@ async def test_a_directory_that_goes_while_it_is_listed(
         return ok(json.dumps(next(pages)).encode(), content_type="application/json")
 
     assert list(iter(FastStore(scripted(handle).url))) == ["k"]
+
+
+def test_a_directory_in_which_one_is_called_like_an_index_file(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """nginx redirects to that one, whose page does not list the one above."""
+    for name in ("group/index.html/zarr.json", "group/a/zarr.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"{}")
+    url = start(Nginx, tmp_path).url
+    for store, prefix in (
+        (FastStore(f"{url}/group", read_only=False), ""),
+        (FastStore(url, read_only=False), "group"),
+    ):
+        calls: list[Callable[[], Any]] = [
+            lambda store=store: len(store),
+            lambda store=store, prefix=prefix: sync(store.delete_dir(prefix)),
+            lambda store=store, prefix=prefix: sync(store.getsize_prefix(prefix)),
+        ]
+        for call in calls:
+            with pytest.raises(zfast.ListingError, match=r"redirects to .*/group/index\.html/,"):
+                call()
+    assert list(FastStore(f"{url}/group/a")) == ["zarr.json"]
+    assert (tmp_path / "group/index.html/zarr.json").exists()
+
+
+@pytest.mark.parametrize("there", ["/there/", "{other}/data/", "{other}/data/there/"])
+def test_a_directory_that_is_elsewhere_is_listed_there(
+    scripted: Callable[..., ScriptedServer], hosts: None, there: str
+) -> None:
+    """By a redirect, but for one to below it on the same host."""
+
+    def handle(request: Request) -> Reply:
+        if request.target == "/data/" and request.field("Host") in server.url:
+            return redirect(there)
+        rows = [{"name": "k", "type": "file"}]
+        return ok(json.dumps(rows).encode(), content_type="application/json")
+
+    server = scripted(handle)
+    there = there.format(other=server.url.replace("127.0.0.1", "other.example"))
+    assert list(FastStore(f"{server.url}/data")) == ["k"]

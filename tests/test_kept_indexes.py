@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from email.utils import formatdate
 from typing import Any
 
 import numpy as np
 import pytest
-from servers.scripted import ranged
+from servers.scripted import Reply, Request, ranged
 from servers.site import Site
 
 pytest.importorskip("zarr", minversion="3.1", reason="zarr 3 over FastStore")
@@ -85,6 +87,25 @@ def test_inner_chunks_that_somebody_adds(nginx: Site) -> None:
         ]
 
 
+def test_inner_chunks_that_somebody_adds_where_tags_are_weak(scripted: Scripted) -> None:
+    """They are no condition that a request could have, but they are compared."""
+    values = np.full(SHARD, FILL, "f4")
+    values[:8, :8] = VALUES[:8, :8]
+    objects = one_shard(values)
+    serve = ranged(objects)
+
+    def weakly(request: Request) -> Reply:
+        reply = serve(request)
+        tag = reply.field("ETag")
+        return reply if tag is None else reply.with_fields(etag=f"W/{tag}")
+
+    array = opened(FastStore(scripted(weakly).url))
+    np.testing.assert_array_equal(array[0:8, 0:16], values[0:8, 0:16])
+    values[0:8, 8:16] = VALUES[0:8, 8:16]
+    objects.update(one_shard(values))
+    check(array, values, np.s_[0:8, 8:16])
+
+
 def test_a_shard_that_is_deleted_where_it_had_nothing(nginx: Site) -> None:
     values = np.full(SHARD, FILL, "f4")
     values[:8, :8] = 1
@@ -94,6 +115,23 @@ def test_a_shard_that_is_deleted_where_it_had_nothing(nginx: Site) -> None:
     (nginx.root / FIRST).unlink()
     np.testing.assert_array_equal(array[8:16, 8:16], FILL)
     np.testing.assert_array_equal(array[...], FILL)
+
+
+def test_a_shard_that_a_cache_had_when_it_was_new(scripted: Scripted) -> None:
+    """Its Date stays the origin's; its inner chunks are read by ranges all the same."""
+    serve = ranged(one_shard())
+    then = formatdate(time.time() - 3600, usegmt=True)
+    server = scripted(
+        lambda request: serve(request).with_fields(date=then, last_modified=then, age="3600")
+    )
+    array = opened(FastStore(server.url))
+    for pause in (0, 2.1):
+        time.sleep(pause)
+        check(array, VALUES, CORNER)
+    before = len(server.requests)
+    for _ in range(2):
+        check(array, VALUES, CORNER)
+    assert None not in [request.range for request in server.requests[before:]]
 
 
 @pytest.mark.parametrize("coder", CODERS)

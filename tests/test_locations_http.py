@@ -328,7 +328,7 @@ def index_page(*links: str) -> str:
         ("/", None),
         (".", None),
         ("./", None),
-        ("..", None),
+        ("./..", None),
         ("../", None),
         ("../c/", None),
         ("%2e%2e/", None),
@@ -362,6 +362,11 @@ def test_only_a_link_to_a_direct_child_is_an_entry(
     link: str, entry: tuple[str, bool] | None
 ) -> None:
     assert parse(index_page("first", link)) == [("first", False), *([entry] if entry else [])]
+
+
+def test_a_page_whose_way_up_has_no_slash_does_not_tell_directories_from_files() -> None:
+    assert parse(index_page("first", "..")) is None
+    assert parse('<a href="..">x</a>' + index_page("first")) == [("first", False)]
 
 
 def test_links_around_the_list_are_no_entries() -> None:

@@ -169,6 +169,11 @@ def test_a_value_is_its_bytes_in_c_order(writable: FastStore, objects: dict[str,
     assert objects["k"] == table.T.tobytes()
     writable["k"] = memoryview(b"abcdef")[::2]
     assert objects["k"] == b"ace"
+    times = np.arange(6).astype("m8[s]")
+    writable["k"] = times[::2]
+    assert objects["k"] == times[::2].tobytes()
+    writable.setitems({"k": times.astype("M8[s]")})
+    assert objects["k"] == times.tobytes()
     with pytest.raises(TypeError, match="the value of 'k' has no bytes"):
         writable["k"] = "text"  # type: ignore[assignment]
     for array in (np.array([{}]), np.array([{}] * 4)[::2], np.array([[{}] * 2] * 2).T):

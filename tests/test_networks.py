@@ -18,12 +18,15 @@ import numpy as np
 import pytest
 import trustme
 import urllib3
-import zarr
-from arrays import ZARRS_OWN
 from servers.netns import Network, why_no_networks
 from servers.nginx import Nginx, find_nginx
 from servers.script import in_child
 from servers.scripted import ScriptedServer, ok
+
+pytest.importorskip("zarr", minversion="3.0", reason="zarr 3 over FastStore")
+
+import zarr
+from arrays import ZARRS_OWN
 
 import zfast
 

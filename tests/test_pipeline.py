@@ -25,11 +25,12 @@ pytest.importorskip("zarr", minversion="3.0", reason="codec pipelines of zarr 3"
 
 import zarr
 from served_arrays import CHUNKS, LAYOUTS, OURS, VALUES, Objects, create, opened
+from zarr.abc.codec import CodecPipeline
 from zarr.codecs import BytesCodec, ShardingCodec, TransposeCodec
 from zarr.core.buffer import cpu
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.registry import get_pipeline_class
-from zarr.storage import LoggingStore, MemoryStore
+from zarr.storage import LocalStore, LoggingStore, MemoryStore
 
 import zfast
 from zfast import FastStore, array_reads, pipeline
@@ -52,10 +53,12 @@ def undecided(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _ours(request: pytest.FixtureRequest) -> Iterator[None]:
+def _ours(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if "undecided" in request.fixturenames:
         yield
         return
+    # Set by name, and not chosen by a store before.
+    monkeypatch.setattr(pipeline, "_chosen", False)
     with zarr.config.set({"codec_pipeline.path": OURS}):
         yield
 
@@ -91,6 +94,45 @@ def test_whoever_changes_it_afterwards_has_the_last_word() -> None:
     zarr.config.set({"codec_pipeline.path": ZARRS})
     FastStore(URL)
     assert chosen() == ZARRS
+
+
+@pytest.mark.usefixtures("undecided")
+def test_zarrs_own_in_its_place_again_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "zfast")
+    with zarr.config.set({"codec_pipeline.path": ZARRS}):
+        FastStore(URL)
+        assert not caplog.messages
+    assert chosen() == ZARRS
+    FastStore(URL)
+    (said,) = caplog.messages
+    assert "again" in said
+    assert OURS in said
+
+
+def of_zarr(store: Any, zarr_format: Any) -> Any:
+    options = {"shape": (40,), "chunks": (7,), "dtype": "f4", "zarr_format": zarr_format}
+    return zarr.create_array(store, overwrite=True, **options)
+
+
+@pytest.mark.usefixtures("undecided")
+@pytest.mark.skipif(
+    not hasattr(CodecPipeline, "from_array_metadata_and_store"),
+    reason="zarr does not tell a pipeline of the store before 3.1",
+)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_arrays_on_other_stores_are_as_without_us(tmp_path: Path, zarr_format: int) -> None:
+    store = LocalStore(tmp_path)
+    before = of_zarr(store, zarr_format)
+    FastStore(URL)
+    array = zarr.open_array(store)
+    assert array == before
+    assert type(array.async_array.codec_pipeline) is BatchedCodecPipeline
+    assert b"zfast" not in pickle.dumps(array)
+    array[...] = np.arange(40)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(array))[...], np.arange(40))
+    # But for who has asked for it by its name.
+    pipeline._chosen = False
+    assert type(zarr.open_array(store).async_array.codec_pipeline) is FastCodecPipeline
 
 
 @pytest.mark.usefixtures("undecided")

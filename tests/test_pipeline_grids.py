@@ -188,7 +188,7 @@ def irregular(draw: st.DrawFn) -> tuple[Layout, list[Selection]]:
 def test_drawn_arrays_read_equal(start: Callable[..., Any], tmp_path: Path, batch: int) -> None:
     with serving(start, tmp_path) as both:
 
-        @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=10, suppress_health_check=list(HealthCheck))
         @given(irregular())
         def compare(drawn: tuple[Layout, list[Selection]]) -> None:
             event(f"{len(drawn[0].levels) - 1} levels of shards")

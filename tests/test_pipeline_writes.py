@@ -15,7 +15,8 @@ pytest.importorskip("zarr", minversion="3.0", reason="codec pipelines of zarr 3"
 
 import zarr
 from served_arrays import CHUNKS, LAYOUTS, OURS, VALUES, Objects, create, opened
-from zarr.codecs import BytesCodec
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import BloscCodec, BytesCodec, ShardingCodec
 from zarr.core.buffer import cpu
 from zarr.storage import MemoryStore, StorePath
 
@@ -27,7 +28,9 @@ Start = Callable[..., ScriptedServer]
 
 
 @pytest.fixture(autouse=True)
-def _ours() -> Iterator[None]:
+def _ours(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Set by name, and not chosen by a store before.
+    monkeypatch.setattr(pipeline, "_chosen", False)
     with zarr.config.set({"codec_pipeline.path": OURS}):
         yield
 
@@ -193,6 +196,17 @@ async def test_flushes_do_not_overtake_each_other() -> None:
     assert held == {"k": b"second"}
 
 
+async def test_after_a_failure_nothing_more_is_written(scripted: Start) -> None:
+    """zarr's other tasks go on, and the caller may have written there since."""
+    server = scripted(lambda request: status(403 if request.key == "refused" else 201))
+    outbox = pipeline._Outbox(FastStore(server.url, read_only=False))
+    for key in ("refused", "later"):
+        await outbox.add(key, cpu.Buffer.from_bytes(b"value"))
+        with pytest.raises(zfast.AccessError):
+            await outbox.flush()
+    assert server.keys("PUT") == ["refused"]
+
+
 def test_a_read_only_store_is_not_written(server: ScriptedServer, objects: Objects) -> None:
     objects.fill(VALUES, **LAYOUTS["format 3"])
     held = dict(objects)
@@ -216,6 +230,43 @@ def test_a_server_that_takes_no_writes_is_an_error(scripted: Start, objects: Obj
     _, array = opened(server, read_only=False)
     with pytest.raises(zfast.NotWritableError, match="PUT"):
         array[...] = 1
+
+
+class Masked(BytesBytesCodec):
+    """Somebody's own, which is known by no name: it cannot be made out of its metadata."""
+
+    is_fixed_size = True
+
+    def __init__(self, mask: int) -> None:
+        object.__setattr__(self, "mask", mask)
+
+    def to_dict(self) -> Any:
+        return {"name": "masked", "configuration": {}}
+
+    async def _decode_single(self, chunk: Any, spec: Any) -> Any:
+        masked = np.bitwise_xor(chunk.as_numpy_array().view("u1"), np.uint8(self.mask))
+        return spec.prototype.buffer.from_array_like(masked.view("B"))
+
+    async def _encode_single(self, chunk: Any, spec: Any) -> Any:
+        return await self._decode_single(chunk, spec)
+
+    def compute_encoded_size(self, size: int, spec: Any) -> int:
+        return size
+
+
+def test_a_codec_without_a_name_beside_blosc_in_shards(server: ScriptedServer) -> None:
+    store = FastStore(server.url, read_only=False)
+    codecs = [BytesCodec(), BloscCodec(typesize=4, shuffle="shuffle"), Masked(7)]
+    array = zarr.create(
+        store=store,
+        shape=(20,),
+        chunks=(10,),
+        dtype="i4",
+        codecs=[ShardingCodec(chunk_shape=(5,), codecs=codecs)],
+    )
+    array[...] = np.arange(20)
+    array[3:7] = -1
+    np.testing.assert_array_equal(array[2:8], [2, -1, -1, -1, -1, 7])
 
 
 def test_inner_chunks_and_indexes_are_zarrs_to_encode() -> None:

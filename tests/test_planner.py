@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+
+pytest.importorskip("zarr", minversion="3.0", reason="byte requests of zarr 3")
+
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
 from zfast._core.types import RangeKind
-from zfast.planner import WHOLE, bounds, span
+from zfast.planner import WHOLE, Span, bounds, bounds_within, coalesced, grouped, span
 
 BOUNDED, OFFSET, SUFFIX, EMPTY = (
     RangeKind.BOUNDED,
@@ -94,6 +98,8 @@ class Odd:
         [5, 9],
         slice(5, 9),
         Odd(5),
+        *(SimpleNamespace(offset=5, **{more: 9}) for more in ("length", "size", "nbytes", "end")),
+        *(SimpleNamespace(suffix=5, **{more: 9}) for more in ("offset", "stop", "count")),
         ("5", "9"),
         (5.0, 9),
     ],
@@ -101,6 +107,14 @@ class Odd:
 def test_what_is_no_byte_range(said: Any) -> None:
     with pytest.raises(TypeError):
         span(said)
+
+
+def test_a_range_within_another_does_not_end_it() -> None:
+    """What comes next is as near to the end of the longer one as it was."""
+    ranges = [RangeByteRequest(0, 100), RangeByteRequest(10, 20), RangeByteRequest(105, 110)]
+    assert coalesced(ranges[:2], 10, 1000) == [((0, 100), [0, 1])]
+    assert coalesced(ranges, 10, 1000) == [((0, 110), [0, 1, 2])]
+    assert coalesced(ranges, 4, 1000) == [((0, 100), [0, 1]), (ranges[2], [2])]
 
 
 numbers = st.integers(0, 40)
@@ -121,7 +135,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@settings(deadline=None)
 @given(said=requests, size=st.integers(0, 30))
 @example(said=SuffixByteRequest(31), size=30)
 @example(said=SuffixByteRequest(0), size=30)
@@ -148,3 +161,48 @@ def test_bounds_are_those_of_a_slice(start: int | None, end: int | None, size: i
     assert 0 <= first <= size
     assert 0 <= past <= size
     assert body[first:past] == body[start:end]
+
+
+spans = st.builds(span, requests)
+
+
+def cost(wanted: Span, size: int) -> int:
+    """Bytes until the end of a range, which come where it is ignored."""
+    first, past = bounds(wanted, size)
+    return past if past > first else 0
+
+
+@given(wanted=st.lists(spans, min_size=1), size=st.integers(0, 50))
+def test_what_covers_ranges_holds_each_and_costs_no_more(wanted: list[Span], size: int) -> None:
+    body = bytes(range(size))
+    reads = {at: ("key", one) for at, one in enumerate(wanted)}
+    groups = grouped(reads, lambda _: True)
+    assert sorted(at for _, members in groups for at in members) == list(reads)
+    for asked, members in groups:
+        first, past = bounds(asked, size)
+        came = body[first:past]
+        for one in (wanted[at] for at in members):
+            start, end = bounds_within(asked, one, len(came))
+            begin, stop = bounds(one, size)
+            assert came[start:end] == body[begin:stop]
+        assert cost(asked, size) <= sum(cost(wanted[at], size) for at in members)
+
+
+def test_only_what_is_ignored_is_grouped() -> None:
+    reads = {0: ("a", (BOUNDED, 0, 5)), 1: ("b", (BOUNDED, 0, 5)), 2: ("a", (BOUNDED, 8, 9))}
+    assert grouped(reads, lambda of: of == "a") == [
+        ((BOUNDED, 0, 5), [1]),
+        ((BOUNDED, 0, 9), [0, 2]),
+    ]
+
+
+def test_what_is_far_apart_is_not_held_as_one() -> None:
+    mib = 1 << 20
+    last = (OFFSET, 9 * mib, 0)
+    wanted = [last, (BOUNDED, 0, 5), (BOUNDED, mib, mib + 5), (BOUNDED, 3 * mib, 3 * mib + 4)]
+    reads = {at: ("a", one) for at, one in enumerate(wanted)}
+    assert grouped(reads, lambda _: True) == [
+        ((BOUNDED, 0, mib + 5), [1, 2]),
+        (wanted[3], [3]),
+        (wanted[0], [0]),
+    ]

@@ -82,7 +82,7 @@ def test_any_key() -> None:
     with ScriptedServer(lambda request: ok(request.target.encode())) as server:
         client = client_of(server)
 
-        @settings(deadline=None, max_examples=150, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=150, suppress_health_check=list(HealthCheck))
         @given(st.text(min_size=1))
         def one_request_of_this_key(key: str) -> None:
             before = len(server.requests)

@@ -133,22 +133,27 @@ def test_too_small_for_a_slice(scripted: Scripted, framing: str, byte_range: Any
 @pytest.mark.parametrize(
     ("into", "words"),
     [
-        (b"constant", "writable|read-only"),
-        (memoryview(b"constant"), "writable|read-only|not allow"),
+        (b"constant", "writable"),
+        (memoryview(b"constant"), "writable"),
         (np.zeros(40)[::2], "contiguous"),
         (np.zeros((4, 4)).T, "contiguous"),
         (np.zeros((4, 4))[:, :2], "contiguous"),
         (np.asfortranarray(np.zeros((4, 4))), "contiguous"),
         (memoryview(bytearray(40))[::2], "contiguous"),
-        (np.broadcast_to(np.zeros(1), (40,)), "contiguous|read-only"),
-        ("text", "bytes-like|buffer"),
-        (40, "bytes-like|buffer"),
-        ([0] * 40, "bytes-like|buffer"),
+        (np.broadcast_to(np.zeros(1), (40,)), "contiguous"),
     ],
 )
 def test_refused(scripted: Scripted, into: Any, words: str) -> None:
     server = scripted([])
-    with pytest.raises((BufferError, ValueError, TypeError), match=words):
+    with pytest.raises(ValueError, match=f"^the buffer to read into .*{words}.*bytearray"):
+        client_of(server).read_into("key", None, into)
+    assert server.connections == []
+
+
+@pytest.mark.parametrize("into", ["text", 40, [0] * 40])
+def test_what_is_no_buffer(scripted: Scripted, into: Any) -> None:
+    server = scripted([])
+    with pytest.raises(TypeError, match=r"^the buffer to read into is a .*bytearray"):
         client_of(server).read_into("key", None, into)
     assert server.connections == []
 
@@ -156,7 +161,7 @@ def test_refused(scripted: Scripted, into: Any, words: str) -> None:
 def test_a_read_only_array_is_refused(scripted: Scripted) -> None:
     into = np.zeros(40, "u1")
     into.flags.writeable = False
-    with pytest.raises((BufferError, ValueError), match="read-only"):
+    with pytest.raises(ValueError, match="read-only"):
         client_of(scripted([])).read_into("key", None, into)
 
 

@@ -151,6 +151,15 @@ def test_hops_are_no_retries(scripted: Scripted) -> None:
     assert client_of(server, retries=0).get("key") == OBJECT
 
 
+@pytest.mark.parametrize("origin", ["this", "another"])
+def test_hops_are_no_attempts(scripted: Scripted, origin: str) -> None:
+    there = scripted([redirect("/b"), status(403)])
+    here = there if origin == "this" else scripted([redirect(f"{there.url}/a")])
+    error = failure(AccessError, client_of(here, retries=0).get, "key")
+    assert error.attempts == 1
+    assert str(error).endswith("after 1 attempt")
+
+
 def test_a_missing_key_behind_a_redirect(scripted: Scripted) -> None:
     server = scripted([redirect("/there"), status(404)] * 2)
     client = client_of(server)

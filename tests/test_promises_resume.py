@@ -239,6 +239,13 @@ def test_the_end_of_an_open_range_is_known_from_before(scripted: Scripted, byte_
             failure(ResponseError, client.get, "key", byte_range)
 
 
+def test_nothing_is_left_of_the_range_of_an_object_that_became_shorter(scripted: Scripted) -> None:
+    """Nor does what came before, which was of the object as it was."""
+    server = scripted([partial(OBJECT[10:], 10, 20, etag=STRONG).cut_body(6), ok(OBJECT[:5])])
+    assert client_of(server).get("key", (10, 20)) == b""
+    assert sent_ranges(server) == ["bytes=10-19", "bytes=16-19"]
+
+
 def test_a_tag_means_nothing_at_another_place(scripted: Scripted) -> None:
     # RFC 9110, 8.8.3: an entity tag tells states of one resource apart, not resources.
     replies = {"/a": OBJECT, "/b": OTHER}

@@ -66,9 +66,9 @@ def test_what_cannot_be_sent(scripted: Scripted) -> None:
     server = scripted([])
     client = client_of(server)
     for data in (np.arange(10)[::2], memoryview(b"abcdef")[::2]):
-        with pytest.raises((ValueError, BufferError), match="contiguous"):
+        with pytest.raises(ValueError, match=r"^the data to write .*ascontiguousarray"):
             client.put("key", data)
-    with pytest.raises(TypeError, match=r"bytes-like|buffer"):
+    with pytest.raises(TypeError, match=r"^the data to write is a str"):
         client.put("key", "text")
     assert server.connections == []
 
@@ -279,6 +279,17 @@ def test_writes_are_not_retried_where_the_user_says_so(scripted: Scripted) -> No
     client = client_of(server, retries=at_once(allowed_methods=["GET"]))
     assert failure(ResponseError, client.put, "key", b"x").attempts == 1
     assert failure(ResponseError, client.get, "key").attempts == 5
+
+
+def test_more_than_nginx_takes(start: Any, tmp_path: Any) -> None:
+    if not has_dav():
+        pytest.skip("this nginx has no DAV module")
+    extra = "location /small/ { client_max_body_size 1m; }"
+    client = Client(start(Nginx, tmp_path, dav=True, extra=extra).url)
+    (tmp_path / "small").mkdir()
+    error = failure(ResponseError, client.put, "small/key", bytes(2 << 20))
+    assert error.status == 413
+    assert "client_max_body_size" in str(error)
 
 
 def test_nginx(start: Any, tmp_path: Any) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 import urllib3
 from servers.apache import Apache
 from servers.caddy import Caddy
@@ -128,12 +127,12 @@ def test_caddy_json_index(caddy: Site, pool: urllib3.PoolManager) -> None:
     assert {entry["name"] for entry in response.json()} == {"child", "folder/"}
 
 
-def test_tls_is_verified(caddy_tls: Site, tls_ca: trustme.CA) -> None:
+def test_tls_is_verified(caddy_tls: Site, tls_ca_file: str) -> None:
     with urllib3.PoolManager(retries=False) as pool:
         with pytest.raises(urllib3.exceptions.SSLError):
             pool.request("GET", f"{caddy_tls.url}/")
     port = caddy_tls.server.port
-    with urllib3.PoolManager(retries=False, ca_cert_data=tls_ca.cert_pem.bytes().decode()) as pool:
+    with urllib3.PoolManager(retries=False, ca_certs=tls_ca_file) as pool:
         assert pool.request("GET", f"https://{HOST}:{port}/").status == 200
 
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-import pickle
-import warnings
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
-import numcodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numcodecs.checksum32 import CRC32C
 
 pytest.importorskip("zarr", minversion="3.0", reason="codec pipelines of zarr 3")
 
 import zarr
+from stored_chunks import Stored, numbers
 from zarr.codecs import (
     BloscCodec,
     BytesCodec,
@@ -29,15 +23,10 @@ from zarr.codecs import (
     TransposeCodec,
     ZstdCodec,
 )
-from zarr.core.buffer import default_buffer_prototype
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 
 from zfast.recipes import Description, describe, why_not
 
-wrappers = pytest.mark.skipif(
-    find_spec("zarr.codecs.numcodecs") is None, reason="zarr has no wrappers of numcodecs yet"
-)
-MISSING = 2**64 - 1
 DTYPES = (
     "bool",
     "int8",
@@ -51,130 +40,6 @@ DTYPES = (
     "complex64",
     "complex128",
 )
-
-
-class Stored:
-    """An array in memory, as its pipeline is asked to read it, and the bytes of one chunk."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, data: np.ndarray, **options: Any) -> None:
-        self.data = data
-        store = zarr.storage.MemoryStore()
-        with warnings.catch_warnings():
-            # Codecs outside of the specification, and codecs around shards, are warned of.
-            warnings.simplefilter("ignore")
-            options = {"shape": data.shape, "chunks": data.shape, "dtype": data.dtype} | options
-            array = zarr.create(store=store, **options)
-            array[...] = data
-            calls: list[Any] = []
-
-            async def read(pipeline: Any, batch_info: Any, out: Any, drop_axes: Any = ()) -> Any:
-                calls.append((pipeline, list(batch_info), out))
-                return await original(pipeline, calls[-1][1], out, drop_axes)
-
-            original = BatchedCodecPipeline.read
-            with monkeypatch.context() as patch:
-                patch.setattr(BatchedCodecPipeline, "read", read)
-                # Whatever zarr does to values of other byte orders has happened here.
-                self.value = np.asarray(array[...])
-        self.pipeline, [(self.getter, self.spec, *_)], out = calls[0]
-        self.out_dtype = out.dtype
-
-    def describe(self, out_dtype: Any = None) -> Description:
-        wanted = self.out_dtype if out_dtype is None else np.dtype(out_dtype)
-        description = describe(self.pipeline, self.spec, wanted)
-        assert description is not None, why_not(self.pipeline, self.spec, wanted)
-        assert why_not(self.pipeline, self.spec, wanted) == ""
-        return description
-
-    def why_not(self, out_dtype: Any = None) -> str:
-        wanted = self.out_dtype if out_dtype is None else np.dtype(out_dtype)
-        assert describe(self.pipeline, self.spec, wanted) is None
-        return why_not(self.pipeline, self.spec, wanted)
-
-    @property
-    def bytes(self) -> bytes:
-        chunk = asyncio.run(self.getter.get(default_buffer_prototype()))
-        return bytes(chunk.to_bytes())
-
-    def check(self, out_dtype: Any = None) -> Description:
-        """The chunk's bytes, undone as described, are the data."""
-        description = self.describe(out_dtype)
-        wanted = self.value.astype(out_dtype or self.out_dtype)
-        undone = undo(description, self.bytes)
-        assert undone.shape == wanted.shape
-        assert undone.tobytes() == wanted.tobytes()
-        assert pickle.loads(pickle.dumps(description)) == description
-        assert hash(description) == hash(pickle.loads(pickle.dumps(description)))
-        return description
-
-
-def undo_shuffle(data: bytes, size: int) -> bytes:
-    return np.frombuffer(data, np.uint8).reshape(size, -1).T.tobytes()
-
-
-def undo_delta(data: bytes, size: int) -> bytes:
-    differences = np.frombuffer(data, f"=u{size}")
-    return np.cumsum(differences, dtype=differences.dtype).tobytes()
-
-
-UNDO = {
-    "zstd": lambda data, _: numcodecs.Zstd().decode(data),
-    "blosc": lambda data, _: numcodecs.Blosc().decode(data),
-    "gzip": lambda data, _: numcodecs.GZip().decode(data),
-    "zlib": lambda data, _: numcodecs.Zlib().decode(data),
-    "lz4": lambda data, _: numcodecs.LZ4().decode(data),
-    "crc32c": lambda data, _: CRC32C(location="end").decode(data).tobytes(),
-    "shuffle": undo_shuffle,
-    "delta": undo_delta,
-}
-
-
-def undo(description: Description, data: bytes) -> np.ndarray:
-    """A chunk in the axes of what is around it, its elements as so many bytes."""
-    for name, size in description.steps:
-        data = bytes(UNDO[name](data, size))
-    if description.inner is not None:
-        stored = undo_shard(description, data)
-    else:
-        octets = np.frombuffer(data, np.uint8)
-        if description.swap:
-            octets = octets.reshape(-1, description.swap)[:, ::-1].ravel()
-        stored = octets.view(f"V{description.item_size}").reshape(description.shape)
-    return stored.transpose(np.argsort(description.axes))
-
-
-def undo_shard(description: Description, data: bytes) -> np.ndarray:
-    inner = description.inner
-    cell = [0] * len(inner.shape)
-    for stored, axis in enumerate(inner.axes):
-        cell[axis] = inner.shape[stored]
-    grid = [whole // size for whole, size in zip(description.shape, cell, strict=True)]
-    size = 16 * math.prod(grid)
-    checked = size + 4 * description.index_checksum
-    index = data[-checked:] if description.index_at_end else data[:checked]
-    if description.index_checksum:
-        CRC32C(location="end").decode(index)
-    order = ">" if description.index_big_endian else "<"
-    pairs = np.frombuffer(index[:size], f"{order}u8").reshape(*grid, 2)
-    shard = np.zeros(description.shape, f"V{description.item_size}")
-    for at in np.ndindex(*grid):
-        offset, nbytes = map(int, pairs[at])
-        if offset == nbytes == MISSING:
-            continue
-        box = tuple(slice(i * n, i * n + n) for i, n in zip(at, cell, strict=True))
-        shard[box] = undo(inner, data[offset : offset + nbytes])
-    return shard
-
-
-def numbers(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Values no two neighbours of which are alike, and none of which is a fill value."""
-    dtype = np.dtype(dtype)
-    if dtype.kind == "b":
-        return (np.arange(1, math.prod(shape) + 1).reshape(shape) % 3 > 0).astype(dtype)
-    values = np.arange(1, math.prod(shape) + 1).reshape(shape)
-    if dtype.kind == "c":
-        return (values * (1.5 - 2.25j)).astype(dtype)
-    return (values * (1 if dtype.kind in "SU" else 3)).astype(dtype)
 
 
 # ------------------------------------------------------------------------------- bytes and dtypes
@@ -297,7 +162,7 @@ def test_codecs_are_undone_from_the_last_to_the_first(monkeypatch: pytest.Monkey
 
 
 @given(orders=st.lists(st.permutations(range(4)), min_size=1, max_size=3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_transpositions(orders: list[list[int]]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         chain = [*(TransposeCodec(order=tuple(order)) for order in orders), BytesCodec()]
@@ -388,162 +253,6 @@ def test_other_index_codecs_are_zarrs(monkeypatch: pytest.MonkeyPatch) -> None:
     codec = ShardingCodec(chunk_shape=(2,), index_codecs=index_codecs)
     stored = Stored(monkeypatch, numbers((4,), "i2"), codecs=[codec])
     assert stored.why_not() == "index codecs transpose, bytes"
-
-
-# ---------------------------------------------------------------------------------------- format 2
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("dtype", ["<i4", ">i4", "|u1", ">f8", "<U2", ">U2", "|S3", "|b1", ">c8"])
-def test_format_2(monkeypatch: pytest.MonkeyPatch, dtype: str, order: str) -> None:
-    data = numbers((3, 4, 2), dtype)
-    stored = Stored(monkeypatch, data, zarr_format=2, order=order, compressor=None)
-    if stored.pipeline.array_bytes_codec.filters:
-        pytest.skip("this zarr stores text by way of objects")
-    description = stored.check()
-    assert description.axes == ((0, 1, 2) if order == "C" else (2, 1, 0))
-    assert description.shape == ((3, 4, 2) if order == "C" else (2, 4, 3))
-    assert description.swap == 0
-    if dtype[0] == ">":
-        unit = {"c": 4, "U": 4}.get(dtype[1], np.dtype(dtype).itemsize)
-        assert stored.check(np.dtype(dtype).newbyteorder("<")).swap == unit
-
-
-@pytest.mark.parametrize(
-    ("compressor", "steps"),
-    [
-        (None, ()),
-        (numcodecs.Zstd(), (("zstd", 0),)),
-        (numcodecs.Blosc(), (("blosc", 0),)),
-        (numcodecs.GZip(), (("gzip", 0),)),
-        (numcodecs.Zlib(), (("zlib", 0),)),
-        (numcodecs.LZ4(), (("lz4", 0),)),
-    ],
-)
-def test_format_2_compressors(monkeypatch: pytest.MonkeyPatch, compressor: Any, steps: Any) -> None:
-    stored = Stored(monkeypatch, numbers((8, 3), "<i4"), zarr_format=2, compressor=compressor)
-    assert stored.check().steps == steps
-
-
-def test_format_2_filters_are_undone_after_the_compressor(monkeypatch: pytest.MonkeyPatch) -> None:
-    filters = [numcodecs.Delta("<i4"), numcodecs.Shuffle(4)]
-    stored = Stored(
-        monkeypatch,
-        numbers((8, 3), "<i4"),
-        zarr_format=2,
-        order="F",
-        filters=filters,
-        compressor=numcodecs.Zstd(),
-    )
-    assert stored.check().steps == (("zstd", 0), ("shuffle", 4), ("delta", 4))
-
-
-def test_a_shuffle_of_single_bytes_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = numbers((8,), "|u1")
-    options = {"zarr_format": 2, "filters": [numcodecs.Shuffle(1)], "compressor": None}
-    assert Stored(monkeypatch, data, **options).check().steps == ()
-
-
-@pytest.mark.parametrize(
-    ("codec", "reason"),
-    [
-        (numcodecs.Delta("<i4", astype="<i8"), "codec numcodecs.delta"),
-        (numcodecs.Delta(">i4"), "codec numcodecs.delta"),
-        (numcodecs.FixedScaleOffset(0, 1, "<i4"), "codec numcodecs.fixedscaleoffset"),
-        (CRC32C(location="end"), "codec numcodecs.crc32c"),
-    ],
-)
-def test_other_filters_are_zarrs(monkeypatch: pytest.MonkeyPatch, codec: Any, reason: str) -> None:
-    options = {"zarr_format": 2, "filters": [codec], "compressor": None}
-    stored = Stored(monkeypatch, numbers((8,), codec.get_config().get("dtype", "<i4")), **options)
-    assert stored.why_not() == reason
-
-
-def test_a_delta_of_floats_is_zarrs(monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"zarr_format": 2, "filters": [numcodecs.Delta("<f8")], "compressor": None}
-    assert Stored(monkeypatch, numbers((8,), "<f8"), **options).why_not() == "codec numcodecs.delta"
-
-
-# --------------------------------------------------------------------------- wrappers of numcodecs
-
-
-def wrapped(name: str, **configuration: Any) -> dict[str, Any]:
-    return {"name": f"numcodecs.{name}", "configuration": configuration}
-
-
-LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
-BIG = {"name": "bytes", "configuration": {"endian": "big"}}
-
-
-@wrappers
-@pytest.mark.parametrize("name", ["zstd", "blosc", "gzip", "zlib", "lz4"])
-def test_wrapped_compressors(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    stored = Stored(monkeypatch, numbers((5, 6), "i4"), codecs=[LITTLE, wrapped(name)])
-    assert stored.check().steps == ((name, 0),)
-
-
-@wrappers
-def test_wrapped_shuffle_and_delta(monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = [
-        {"name": "transpose", "configuration": {"order": [1, 0]}},
-        wrapped("delta", dtype="<u2"),
-        LITTLE,
-        wrapped("shuffle", elementsize=2),
-        wrapped("lz4"),
-    ]
-    stored = Stored(monkeypatch, numbers((5, 6), "u2")[:, ::-1], codecs=chain)
-    assert stored.check().steps == (("lz4", 0), ("shuffle", 2), ("delta", 2))
-
-
-@wrappers
-def test_an_inner_chunks_shuffle_knows_its_element(monkeypatch: pytest.MonkeyPatch) -> None:
-    codec = {
-        "name": "sharding_indexed",
-        "configuration": {
-            "chunk_shape": [2],
-            "codecs": [LITTLE, wrapped("shuffle", elementsize=4)],
-            "index_codecs": [LITTLE, {"name": "crc32c"}],
-        },
-    }
-    description = Stored(monkeypatch, numbers((8,), "i4"), codecs=[codec]).check()
-    assert description.inner.steps == (("shuffle", 4),)
-
-
-@wrappers
-@pytest.mark.parametrize(
-    ("chain", "reason"),
-    [
-        (
-            [wrapped("delta", dtype="<i4"), {"name": "transpose", "configuration": {"order": [0]}}],
-            "codec transpose after numcodecs.delta",
-        ),
-        ([wrapped("delta", dtype="<i4", astype="<i8")], "codec numcodecs.delta"),
-        ([wrapped("delta", dtype="<u4")], "codec numcodecs.delta of another dtype"),
-        (
-            [wrapped("fixedscaleoffset", dtype="<i4", scale=1, offset=0)],
-            "codec numcodecs.fixedscaleoffset",
-        ),
-    ],
-)
-def test_other_wrapped_filters_are_zarrs(
-    monkeypatch: pytest.MonkeyPatch, chain: Any, reason: str
-) -> None:
-    stored = Stored(monkeypatch, numbers((8,), "i4"), codecs=[*chain, LITTLE])
-    assert stored.why_not() == reason
-
-
-@wrappers
-def test_a_delta_is_not_described_through_another_byte_order(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    stored = Stored(monkeypatch, numbers((8,), "i4"), codecs=[wrapped("delta", dtype="<i4"), BIG])
-    assert stored.why_not() == "codec numcodecs.delta in another byte order"
-
-
-@wrappers
-def test_other_wrapped_compressors_are_zarrs(monkeypatch: pytest.MonkeyPatch) -> None:
-    stored = Stored(monkeypatch, numbers((8,), "i4"), codecs=[LITTLE, wrapped("bz2")])
-    assert stored.why_not() == "codec numcodecs.bz2"
 
 
 # ------------------------------------------------------------------------------------- refusals

@@ -189,6 +189,14 @@ def test_sessions_of_pyopenssl(
 
 
 @pytest.mark.usefixtures("by_pyopenssl")
+def test_ca_certs_of_pyopenssl(
+    scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str
+) -> None:
+    server = scripted(lambda request: ok(b"body"), tls=tls_context)
+    assert Client(server.url, ca_certs=Path(tls_ca_file), retries=0).get("key") == b"body"
+
+
+@pytest.mark.usefixtures("by_pyopenssl")
 @pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize("ending", [Fin(notify=False), Reset()], ids=str)
 def test_a_stream_of_pyopenssl_that_is_cut(
@@ -475,21 +483,3 @@ def test_a_connection_that_answered_unasked_is_not_given_back(
     time.sleep(0.1)
     given_back(client, manager, server.url)
     assert len(server.connections) == 2
-
-
-def test_a_child_that_was_just_forked_keeps_no_session_open(
-    tls_context: ssl.SSLContext, scripted: Start, tls_ca_file: str
-) -> None:
-    """It has the near end until its hooks have run, in which others may take their time."""
-    server = scripted(echo, tls=tls_context)
-    with zfast.config.set(tls="python"):
-        manager = urllib3.PoolManager(maxsize=1, block=True, ca_certs=tls_ca_file)
-        client = Client(server.url, pool_manager=manager, deadline=20)
-        for number in range(3):
-            assert client.get(str(number)) == str(number).encode()
-            assert leases._relay is not None
-            kept = [os.dup(s.near.fileno()) for s in leases._relay._sessions.values()]
-            client._connections.release_idle()
-            assert manager.request("GET", f"{server.url}/own", timeout=20).data == b"own"
-            for descriptor in kept:
-                os.close(descriptor)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fuzz.http1_oracle import MAX_NUMBER
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zfast._core.request_head import check_field_value, check_target, check_token, request_head
@@ -92,7 +92,6 @@ def test_nothing_can_be_injected_into_a_request(octet: int) -> None:
     assert "secret" not in str(refused.value)
 
 
-@settings(deadline=None)
 @given(
     st.text(max_size=8),
     st.text(max_size=8),

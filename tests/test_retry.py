@@ -31,6 +31,8 @@ def waits_of_urllib3(retry: urllib3.Retry, mishaps: list[tuple[str, float]]) -> 
         "read": ProtocolError("cut"),
         "other": ResponseError("odd"),
     }
+    # Of itself urllib3 has kept to it since it knows such a limit.
+    longest = retry.retry_after_max
     waits: list[float] = []
     for kind, retry_after in mishaps:
         response = urllib3.HTTPResponse(status=503)
@@ -46,7 +48,7 @@ def waits_of_urllib3(retry: urllib3.Retry, mishaps: list[tuple[str, float]]) -> 
         except (MaxRetryError, ProtocolError, ConnectTimeoutError, ResponseError):
             return [*waits, -1.0]
         asked = retry.get_retry_after(response) if retry.respect_retry_after_header else None
-        waits.append(float(asked) if asked else retry.get_backoff_time())
+        waits.append(float(min(asked, longest)) if asked else retry.get_backoff_time())
     return waits
 
 
@@ -126,6 +128,17 @@ def test_spent_is_spent() -> None:
 
 
 # ------------------------------------------------------------------------ from urllib3's own values
+
+
+def test_so_many_limits_are_not_counted() -> None:
+    policy = {"total": 1, "limited": 2, "backoff_factor": 1.0, "backoff_jitter": 0.2}
+    limits = [("limited", -1.0)] * 2
+    assert delays(policy, limits + limits, 0.5) == [0.1, 0.2, 0.1, -1.0]
+    # A server that says when to come again means it.
+    assert delays(policy, [("limited", 7.0)] * 2, 0.5) == [7.0, -1.0]
+    assert delays({"status": 0, "limited": 0}, limits) == [-1.0, -1.0]
+    assert retry_numbers(None)["limited"] > 0
+    assert retry_numbers(3)["limited"] == retry_numbers(urllib3.Retry(3))["limited"] == 0
 
 
 def test_numbers_of_the_settings() -> None:

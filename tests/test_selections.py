@@ -142,7 +142,7 @@ def basic(draw: Any) -> Any:
     layout=layouts,
     order=st.randoms(use_true_random=False),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example(case=((), (), (), ()), layout="C", order=None)
 @example(case=((2, 3), (1, 2), (), ()), layout="C", order=None)
 def test_slices_and_integers(case: Any, layout: str, order: Any) -> None:
@@ -172,7 +172,7 @@ def orthogonal(draw: Any) -> Any:
 
 
 @given(case=orthogonal(), layout=layouts, order=st.randoms(use_true_random=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_orthogonal_index_arrays(case: Any, layout: str, order: Any) -> None:
     shape, chosen, out_shape, out_selection, drop = case
     axes = list(range(len(shape)))
@@ -192,7 +192,7 @@ def pointwise(draw: Any) -> Any:
 
 
 @given(case=pointwise(), layout=layouts, order=st.randoms(use_true_random=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_points(case: Any, layout: str, order: Any) -> None:
     shape, chosen, out_shape, out_selection = case
     axes = list(range(len(shape)))

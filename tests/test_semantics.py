@@ -133,7 +133,7 @@ FIRST_ANSWERS = [
     (SUFFIX, head(206, length(0)), MISMATCH),
     (SUFFIX, part("bytes 95-9x/100", 0), MISMATCH),
     (BOUNDED, part("bytes 0--1/0", 0), MISMATCH),
-    (EMPTY, part("bytes 0-0/20"), empty()),
+    (EMPTY, part("bytes 0-0/20"), empty(20)),
     (EMPTY, head(206), MISMATCH),
     (WHOLE, part("bytes 0-19/20"), MISMATCH),
     (WHOLE, head(206, length(20)), MISMATCH),

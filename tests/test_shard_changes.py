@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from dataclasses import replace
+from email.utils import formatdate
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,15 @@ class Changing:
         if tag is not None and self.kind == "weak":
             return reply.with_fields(etag=f"W/{tag}")
         return reply.with_fields(etag=None) if self.kind == "untagged" else reply
+
+
+class Rewritten(Changing):
+    """Replaces the shard by one that was written in the same second, and has the same tag."""
+
+    def _reply(self, request: Request) -> Reply:
+        now = formatdate(usegmt=True)
+        fields = {"etag": '"alike"', "date": now, "last_modified": now}
+        return super()._reply(request).with_fields(**fields)
 
 
 def one_shard(values: npt.NDArray[Any], coder: str) -> dict[str, bytes]:
@@ -243,6 +253,21 @@ def test_an_index_of_what_was_just_written_is_not_kept(nginx: Site) -> None:
     time.sleep(2.1)
     assert count(asked(nginx, lambda: array[8:16, 8:16]), is_index) == 1
     assert count(asked(nginx, lambda: array[8:16, 8:16]), is_index) == 0
+
+
+def test_what_was_just_written_is_of_one_version(scripted: Scripted) -> None:
+    """By the index of the one, the other's values would be where they never were."""
+    first, other = np.zeros_like(VALUES), np.zeros_like(VALUES)
+    first[:8, :8], other[8:16, 8:16] = 1, 2
+    objects, new = one_shard(first, "raw"), one_shard(other, "raw")[FIRST]
+    assert len(objects[FIRST]) == len(new)
+    server = scripted(Rewritten(objects, new, "strong"))
+    array = opened(FastStore(server.url))
+    np.testing.assert_array_equal(array[:32, :32], other[:32, :32])
+    assert [request.range for request in server.requests if "/c/" in request.key] == [
+        INDEX["end"],
+        None,
+    ]
 
 
 def test_what_a_store_writes_it_reads_with_the_new_index(scripted: Scripted) -> None:

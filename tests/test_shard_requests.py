@@ -211,9 +211,11 @@ def test_indexes_that_have_no_room_are_read_again(nginx: Site) -> None:
         for _ in range(2):
             assert INDEX["end"] in ranges(nginx, array, CORNER)
     room = 2 * (16 * COUNT + 600)
-    with zfast.config.set(index_cache_size=room):
-        array = opened(FastStore(nginx.url))
-        for shard in (0, 1, 2, 3, 3, 2):
+    # The last of them: to read what is known keeps it.
+    for shards in ((0, 1, 2, 3, 3, 2), (0, 2, 1, 2, 3)):
+        with zfast.config.set(index_cache_size=room):
+            array = opened(FastStore(nginx.url))
+        for shard in shards:
             row, column = (32 * part for part in divmod(shard, 2))
             ranges(nginx, array, np.s_[row : row + 1, column : column + 1])
         # The two used last are known, the others are not.

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from arrays import bytes_codec, format_3, named, sharding
 from servers.scripted import Reply, Request, Wait, ranged, status, unsatisfiable
-from sharded_array import CORNER, FIRST, VALUES, Scripted, opened, set_at_last, stored
-from shards import make_index
 
 pytest.importorskip("zarr", minversion="3.0", reason="zarr 3 over FastStore")
 
 import zarr
+from arrays import bytes_codec, format_3, named, sharding
+from sharded_array import CORNER, FIRST, VALUES, Scripted, opened, set_at_last, stored
+from shards import make_index
 
 from zfast import FastStore
 from zfast._core.recipe import Recipe

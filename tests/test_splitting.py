@@ -268,6 +268,21 @@ def test_replicas_that_never_agree_are_asked_once(scripted: Scripted) -> None:
     assert len(server.requests) == before + 1
 
 
+def test_replicas_that_agree_now_and_then_are_asked_again(scripted: Scripted) -> None:
+    """What was lost before parts that came counts no more."""
+    serve = ranged({"key": BODY})
+    disagree = threading.Event()
+    server = scripted(
+        lambda r: status(412) if r.field("If-Match") and disagree.is_set() else serve(r)
+    )
+    client = client_of(server)
+    for do in (disagree.set, disagree.clear, disagree.set, disagree.clear):
+        do()
+        before = len(server.requests)
+        assert client.get("key", WHOLE) == BODY
+        assert len(server.requests) > before + 1
+
+
 @pytest.mark.parametrize("tag", [None, 'W/"weak"'], ids=["none", "weak"])
 def test_without_a_strong_tag_it_stays_whole(scripted: Scripted, tag: str | None) -> None:
     serve = ranged({"key": BODY})
@@ -295,10 +310,11 @@ def test_a_server_without_ranges_is_asked_once(scripted: Scripted, framing: str)
     assert len(server.requests) == 2
 
 
-def test_parts_that_are_refused(scripted: Scripted) -> None:
-    """A server may know ranges, and not what If-Match is."""
+@pytest.mark.parametrize("code", [403, 404])
+def test_parts_that_are_refused(scripted: Scripted, code: int) -> None:
+    """A server may know ranges, and not what If-Match is; a replica may not have the object yet."""
     serve = ranged({"key": BODY})
-    server = scripted(lambda r: status(403) if r.field("If-Match") else serve(r))
+    server = scripted(lambda r: status(code) if r.field("If-Match") else serve(r))
     assert client_of(server).get("key", WHOLE) == BODY
 
 
@@ -312,9 +328,13 @@ def test_a_redirect_to_the_same_origin_leads_all(scripted: Scripted) -> None:
 def test_a_redirect_to_another_origin_leads_all(scripted: Scripted) -> None:
     there = scripted(ranged({"there": BODY}))
     here = scripted(lambda _: redirect(f"{there.url}/there"))
-    assert client_of(here).get("key", WHOLE) == BODY
+    client = client_of(here, headers={"Authorization": "Bearer secret"})
+    assert client.get("key", WHOLE) == BODY
     assert len(here.requests) == 1
+    assert here.requests[0].field("Authorization") == "Bearer secret"
     assert len(there.requests) == PARTS
+    # Nor do the parts have what is for here alone.
+    assert not any(request.fields.has("Authorization") for request in there.requests)
 
 
 # ---------------------------------------------------------------------------------------- failures

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,26 @@ def test_where_one_address_fails_a_retry_takes_another(
     # What it had of others then, it does not ask again.
     assert len(servers[0].requests) <= 1
     assert client.stats()["failed"] == 0
+
+
+def test_where_connections_to_one_address_break_a_retry_takes_another(
+    pair: Callable[..., Pair],
+) -> None:
+    """Of those that are open to both, and most of which have proved good."""
+    warms = threading.Barrier(8, timeout=20)
+
+    def serve(request: Request, *, breaks: bool) -> Iterable[Action]:
+        if request.key != "key":
+            warms.wait()
+        elif breaks:
+            return [ok(b"key").cut_body(1, Reset())]
+        return echo(request)
+
+    servers = pair(handler=[partial(serve, breaks=breaks) for breaks in (True, False)])
+    client = client_of(servers[0], retries=urllib3.Retry(1, backoff_factor=0), deadline=60)
+    for _ in range(12):
+        client.get_many([(str(number), None) for number in range(8)])
+        assert client.get("key") == b"key"
 
 
 def test_where_all_addresses_fail_now_and_then_connections_stay(

@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 import urllib3
-from promises import at_once
+from promises import at_once, failure
 from servers.connection import can_vanish
 from servers.ranged import Ranged
-from servers.scripted import Fin, Reply, Request, ScriptedServer
+from servers.scripted import Fin, Reply, Request, Reset, ScriptedServer, ok, status
 
 pytest.importorskip("zarr", minversion="3.1", reason="zarr 3 over FastStore")
 
 from faults import DIRECT, GET_MANY, SHARDED_ANEW, Face, nothing_left, outcome, reading, warmed
 
 from zfast import Client
+from zfast.errors import AccessError, ConnectionFailedError
 
 FACES = [GET_MANY, DIRECT, SHARDED_ANEW]
 
@@ -37,6 +38,31 @@ def test_closed_after_each_reply_without_a_word(face: Face) -> None:
         with reading(face, server.url, retries=0) as read:
             for _ in range(20):
                 assert outcome(read) is None
+
+
+def test_an_attempt_on_one_that_had_ended_is_none() -> None:
+    with nothing_left(), ScriptedServer([ok(b"body"), Reset(), status(403)]) as server:
+        with Client(server.url, deadline=20) as client:
+            assert client.get("key") == b"body"
+            assert failure(AccessError, client.get, "key").attempts == 1
+
+
+def test_a_request_that_ends_every_connection_is_not_sent_for_ever() -> None:
+    """Even where others bring more of them all the time."""
+    most = 20
+    others: list[Any] = [(str(number), None) for number in range(8)]
+
+    def handle(request: Request) -> Any:
+        if request.key != "key" or server.keys().count("key") > most:
+            return ok(b"body")
+        client.get_many(others)
+        return Reset()
+
+    with nothing_left(), ScriptedServer(handle) as server:
+        with Client(server.url, retries=0, deadline=20) as client:
+            client.get_many(others)
+            failure(ConnectionFailedError, client.get, "key")
+            assert 1 < server.keys().count("key") < most
 
 
 @pytest.mark.skipif(not can_vanish(), reason="connections end with a word, unless root asks Linux")

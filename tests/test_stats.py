@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import zarr
 from servers.script import in_child, run
 from servers.scripted import (
     Action,
+    Fin,
     Request,
     Reset,
     ScriptedServer,
@@ -43,6 +46,7 @@ COUNTS = (
     "reads",
     "missing",
     "failed",
+    "cancelled",
     "bytes_received",
     "bytes_sent",
     "retries",
@@ -178,6 +182,30 @@ def test_stale_connections_are_free_retries(scripted: Start) -> None:
     }
 
 
+def test_a_connection_found_closed_takes_no_count_back(scripted: Start) -> None:
+    server = scripted(lambda request: ok(b"body").then(Fin()), strict=False)
+    client = Client(server.url, retries=0)
+    seen = [client.stats()]
+
+    def look() -> None:
+        while not done.is_set():
+            seen.append(client.stats())
+
+    done = threading.Event()
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(20):
+        assert client.get("key") == b"body"
+        # It ends a little later, and not one of the next was sent over it.
+        time.sleep(0.01)
+    done.set()
+    looking.join()
+    numbers = client.stats()
+    assert numbers["requests"] == 20 + numbers["stale_retries"]
+    for before, after in itertools.pairwise([*seen, numbers]):
+        assert all(before[name] <= after[name] for name in COUNTS if name != "in_flight")
+
+
 def test_a_resumed_body_counts_once(scripted: Start) -> None:
     handler = ranged({"key": bytes(100_000)})
     server = scripted(
@@ -223,7 +251,7 @@ def test_cancelled_reads_are_neither_failed_nor_missing(scripted: Start) -> None
             await reading
 
     asyncio.run(cancel())
-    assert counted(client) == {"batches": 1, "requests": 2, "reads": 10}
+    assert counted(client) == {"batches": 1, "requests": 2, "reads": 10, "cancelled": 10}
     assert timed(client) == (0, 0)
 
 
@@ -372,6 +400,34 @@ def test_where_a_value_comes_from() -> None:
     with zfast.config.set(max_attempts=3):
         assert zfast.show_config().settings["max_attempts"] == (3, "config")
     assert zfast.show_config().settings["max_attempts"] == (5, "default")
+
+
+def test_what_the_engine_took_is_shown_once_it_runs(scripted: Start, tmp_path: Path) -> None:
+    source = """
+        import sys
+        import zfast
+
+        def shown():
+            settings = zfast.show_config().settings
+            return [settings[name] for name in ("io_threads", "idle_timeout", "max_head_size")]
+
+        with zfast.config.set(idle_timeout=1):
+            assert shown() == [(3, "ZFAST_IO_THREADS"), (1, "config"), (65536, "default")]
+            zfast.Client(sys.argv[1]).get("key-0")
+        late = "is too late, the engine runs"
+        with zfast.config.set(io_threads=1, max_head_size=4096, max_concurrency=5):
+            assert shown() == [
+                (3, f"ZFAST_IO_THREADS; 1 (config) {late}"),
+                (1, f"config; 5.0 (default) {late}"),
+                (65536, f"default; 4096 (config) {late}"),
+            ]
+            # A client that is made now takes it.
+            assert zfast.show_config().settings["max_concurrency"] == (5, "config")
+        assert shown()[::2] == [(3, "ZFAST_IO_THREADS"), (65536, "default")]
+    """
+    server = scripted(ranged(OBJECTS))
+    ended = run(tmp_path, source, server.url, ZFAST_IO_THREADS="3")
+    assert (ended.code, ended.err) == (0, "")
 
 
 def test_what_is_native(scripted: Start, tls_context: Any, tls_ca_file: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,20 @@ import numpy as np
 import pytest
 from servers.apache import Apache
 from servers.caddy import Caddy
+from servers.leaks import wait_until
 from servers.listed import Listed
 from servers.nginx import Nginx
-from servers.scripted import Reply, Request, ScriptedServer, ok, ranged, redirect, status
+from servers.scripted import (
+    Reply,
+    Request,
+    Reset,
+    ScriptedServer,
+    Wait,
+    ok,
+    ranged,
+    redirect,
+    status,
+)
 from servers.site import Site
 
 pytest.importorskip("zarr", minversion="3.0", reason="FastStore of zarr 3")
@@ -49,6 +63,27 @@ async def test_many_writes_are_one_batch(scripted: Callable[..., ScriptedServer]
     store.delete_sync("c/0")
     assert "c/0" not in objects
     store.delete_sync("c/0")
+
+
+def test_a_failed_write_ends_when_those_beside_it_have_and_sends_none_again(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    """What the server may write yet would come after what the caller writes, who has been told."""
+    gate = threading.Event()
+    server = scripted(
+        lambda r: status(403) if r.key == "refused" else iter([Wait(gate), status(503).wire()])
+    )
+    store = FastStore(server.url, read_only=False, deadline=20)
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(store.setitems, {"late": b"1", "refused": b"2"})
+        server.wait_for(lambda: len(server.requests) == 2)
+        wait_until(lambda: store.stats()["failed"] == 1)
+        time.sleep(0.1)
+        assert not writing.done()
+        gate.set()
+        with pytest.raises(zfast.ZfastError):
+            writing.result()
+    assert sorted(server.keys("PUT")) == ["late", "refused"]
 
 
 def test_an_array_that_the_server_does_not_take(scripted: Callable[..., ScriptedServer]) -> None:
@@ -108,6 +143,45 @@ async def test_a_server_that_knows_no_conditions_overwrites_nothing_either(
     store = FastStore(scripted(unconditional).url, read_only=False)
     await store.set_if_not_exists("k", buffer(b"ours"))
     assert objects == {"k": b"theirs"}
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 503])
+async def test_a_refusal_that_passes_ends_no_conditional_write(
+    scripted: Callable[..., ScriptedServer], code: int
+) -> None:
+    """zarr writes the groups above a new array so."""
+    objects: dict[str, bytes] = {}
+    serve, refused = ranged(objects, writable=True), set()
+
+    def handler(request: Request) -> Reply:
+        if request.method == "PUT" and request.key not in refused:
+            refused.add(request.key)
+            return status(code).with_fields(retry_after="0")
+        return serve(request)
+
+    store = FastStore(scripted(handler).url, read_only=False)
+    await store.set_if_not_exists("k", buffer(b"ours"))
+    assert objects == {"k": b"ours"}
+
+
+async def test_an_interrupted_conditional_write_is_finished(
+    scripted: Callable[..., ScriptedServer],
+) -> None:
+    objects: dict[str, bytes] = {}
+    serve, cut = ranged(objects, writable=True), []
+
+    def handler(request: Request) -> Any:
+        reply = serve(request)
+        if request.method == "PUT" and not cut:
+            cut.append(request.key)
+            return Reset()
+        return reply
+
+    server = scripted(handler)
+    store = FastStore(server.url, read_only=False)
+    await store.set_if_not_exists("k", buffer(b"ours"))
+    assert objects == {"k": b"ours"}
+    assert server.keys("PUT") == ["k", "k"]
 
 
 async def test_a_server_that_is_not_writable(nginx: Any) -> None:
@@ -172,21 +246,23 @@ async def test_no_directory_but_the_one_that_is_named_is_deleted(
 
 
 @pytest.mark.parametrize("code", [301, 307, 308])
+@pytest.mark.parametrize(("place", "key"), [("/v2/", "v2/k"), ("/v2", "v2")], ids=str)
 async def test_the_deletion_of_a_directory_is_not_led_elsewhere(
-    scripted: Callable[..., ScriptedServer], code: int
+    scripted: Callable[..., ScriptedServer], code: int, place: str, key: str
 ) -> None:
-    listed = Listed({"latest/k": b"", "v2/k": b""})
+    """Neither to another directory nor to an object."""
+    listed = Listed({"latest/k": b"", key: b""})
 
     def leads(request: Request) -> Reply:
         if request.method == "DELETE" and request.key == "latest/":
-            return redirect("/v2/", code)
+            return redirect(place, code)
         return listed(request)
 
     server = scripted(leads)
     store = FastStore(server.url, read_only=False)
     with pytest.raises(zfast.ZfastError, match=str(code)):
         await store.delete_dir("latest")
-    assert listed.objects == {"v2/k": b""}
+    assert listed.objects == {key: b""}
     assert server.keys("DELETE") == ["latest/k", "latest/"]
 
 

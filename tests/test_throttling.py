@@ -56,6 +56,64 @@ def test_an_origin_is_asked_no_more_than_it_bears(scripted: Scripted) -> None:
     assert sum(peak > 12 for peak in bearing.peaks[300:]) < 10
 
 
+class Counting:
+    """A server that serves so many requests a second, and refuses at once what is beyond."""
+
+    def __init__(self, scripted: Scripted, rate: float, burst: int = 10) -> None:
+        self.rate, self.burst = rate, burst
+        self.credit, self.at = float(burst), time.monotonic()
+        self.refused = 0
+        self.lock = threading.Lock()
+        self.server = scripted(self.handle)
+
+    def handle(self, request: Request) -> Any:
+        with self.lock:
+            now = time.monotonic()
+            self.credit = min(self.burst, self.credit + (now - self.at) * self.rate)
+            self.at = now
+            if self.credit < 1 or request.key == "never":
+                self.refused += 1
+                return status(429)
+            self.credit -= 1
+        return ok(OBJECT)
+
+
+def test_a_rate_is_found_and_fails_nothing(scripted: Scripted) -> None:
+    """However few at once: what comes back within microseconds is refused thousands of times."""
+    counting = Counting(scripted, 200)
+    client = Client(counting.server.url)
+    bodies = client.get_many([(str(at), None) for at in range(300)])
+    assert bodies == [OBJECT] * 300
+    assert client.stats()["throttled"] == counting.refused < 400
+
+
+def test_what_is_refused_while_others_are_served_is_given_up_some_day(scripted: Scripted) -> None:
+    counting = Counting(scripted, 200)
+    client = Client(counting.server.url, max_concurrency=4)
+    with ThreadPoolExecutor(1) as threads:
+        never = threads.submit(failure, ResponseError, client.get, "never")
+        served = 0
+        while not never.done():
+            served += client.get_many([(str(at), None) for at in range(20)]) == [OBJECT] * 20
+        assert served
+        assert 5 <= never.result().attempts <= 5 + 16
+        # The others are not asked for less on its account: they go on at the rate that there is.
+        began, served = time.monotonic(), 0
+        while time.monotonic() - began < 1:
+            served += client.get_many([(str(at), None) for at in range(20)]) == [OBJECT] * 20
+        assert served
+
+
+def test_retries_of_ones_own_are_counted_one_by_one(scripted: Scripted) -> None:
+    counting = Counting(scripted, 200)
+    client = Client(counting.server.url, retries=2)
+    assert client.get("first") == OBJECT
+    outcomes = client.get_many([("never", None), ("other", None)], on_error="return")
+    assert isinstance(outcomes[0], ResponseError)
+    assert outcomes[0].attempts == 3
+    assert outcomes[1] == OBJECT
+
+
 def test_it_is_asked_for_more_again(scripted: Scripted) -> None:
     bearing = Bearing(scripted, 2)
     client = Client(

@@ -479,11 +479,16 @@ def test_a_program_that_dies_of_broken_pipes_does_not_die_of_ours(
     def work() -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         client = zfast.Client(server.url, ca_certs=tls_ca_file, retries=False)
-        for _ in range(20):
+        attended = 0
+        # A busy machine is far from all for a while.
+        for number in range(200):
             for _ in range(5):
                 assert client.get("key") == b"value"
             with pytest.raises(zfast.ZfastError):
                 client.put("new", bytes(8 << 20))
-        return int(zfast.stats()["batches_attended"])
+            attended = int(zfast.stats()["batches_attended"])
+            if number > 20 and attended > 20:
+                break
+        return attended
 
     assert in_child(work) > 20

@@ -15,6 +15,12 @@ from typing import Any
 import pytest
 import trustme
 import urllib3
+from servers.apache import Apache
+from servers.caddy import Caddy
+from servers.lighttpd import Lighttpd
+from servers.nginx import Nginx
+from servers.processes import ChildServer
+from servers.pythonhttp import PythonHTTP
 from servers.scripted import Action, Fin, Request, ScriptedServer, ok
 
 import zfast
@@ -25,6 +31,10 @@ Start = Callable[..., ScriptedServer]
 
 def echo(request: Request) -> Iterable[Action]:
     return [ok(request.key.encode())]
+
+
+def closing(request: Request) -> Iterable[Action]:
+    return [ok(request.key.encode()).closing()]
 
 
 # ------------------------------------------------------------------------------------ handshakes
@@ -98,6 +108,7 @@ def test_a_bundle_is_read_once_for_all_connections(
     keys = [str(number) for number in range(100)]
     assert client.get_many([(key, None) for key in keys]) == [key.encode() for key in keys]
     server.wait_for(lambda: len(server.connections) > 1)
+    assert Client(server.url, ca_certs=bundle).get("key") == b"key"
     assert len(loaded) == 1
 
 
@@ -280,11 +291,34 @@ def test_a_deadline_passes_within_a_handshake(silent: str, tls_ca_file: str) -> 
 
 def test_a_server_without_tls(scripted: Start, tls_ca_file: str) -> None:
     server = scripted([], on_accept=lambda _: [b"HTTP/1.1 400 Bad Request\r\n\r\n", Fin()])
-    client = Client(server.url.replace("http:", "https:"), ca_certs=tls_ca_file, retries=1)
-    with pytest.raises(zfast.ConnectionFailedError) as raised:
+    client = Client(server.url.replace("http:", "https:"), ca_certs=tls_ca_file, retries=10)
+    with pytest.raises(zfast.ConnectionFailedError, match="does not speak TLS") as raised:
         client.get("key")
-    assert raised.value.attempts == 2
+    assert raised.value.attempts == 1
     assert server.requests == []
+
+
+@pytest.mark.parametrize("kind", [Nginx, Apache, Caddy, Lighttpd, PythonHTTP])
+def test_https_on_a_port_of_plain_http(
+    start: Callable[..., Any], kind: type[ChildServer], tls_ca_file: str
+) -> None:
+    # One of its own: what it logs of this is not JSON.
+    url = start(kind).url.replace("http:", "https:")
+    with pytest.raises(zfast.ConnectionFailedError, match="does not speak TLS") as raised:
+        Client(url, ca_certs=tls_ca_file, retries=10).get("key")
+    assert raised.value.attempts == 1
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_nginx_that_wants_more_than_it_gets(
+    start: Callable[..., Any], tmp_path: Path, tls_ca: trustme.CA, tls_ca_file: str, scheme: str
+) -> None:
+    """It says so in a page alone; its status is 400 for http, and for want of a certificate."""
+    wants = f"ssl_verify_client on; ssl_client_certificate {tls_ca_file};"
+    server = start(Nginx, tmp_path, ca=tls_ca, access_log=False, extra=wants)
+    client = Client(f"{scheme}{server.url.removeprefix('https')}", ca_certs=tls_ca_file)
+    with pytest.raises(zfast.ResponseError, match="perhaps https is wanted, or a client cert"):
+        client.get("key")
 
 
 def test_a_bundle_that_was_renewed(scripted: Start, tls_ca: trustme.CA, tmp_path: Path) -> None:
@@ -297,3 +331,59 @@ def test_a_bundle_that_was_renewed(scripted: Start, tls_ca: trustme.CA, tmp_path
     tls_ca.cert_pem.write_to_path(str(renewed))
     renewed.replace(bundle)
     assert Client(server.url, ca_certs=str(bundle), retries=0).get("key") == b"key"
+
+
+@pytest.mark.parametrize("trusted", ["bundle", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_a_server_moves_to_another_authority(
+    scripted: Start, tmp_path: Path, environment: Callable[..., None], trusted: str
+) -> None:
+    old, new = trustme.CA(), trustme.CA()
+    bundle = tmp_path / "bundle.pem"
+    environment(SSL_CERT_FILE="/not-there", SSL_CERT_DIR="/not-there")
+    options = {"ca_certs": bundle} if trusted == "bundle" else {}
+    if trusted == "SSL_CERT_FILE":
+        environment(SSL_CERT_FILE=str(bundle))
+    elif trusted == "SSL_CERT_DIR":
+        environment(SSL_CERT_DIR=f"/not-there:{tmp_path / 'certificates'}")
+
+    def trust(authority: trustme.CA) -> None:
+        # Not in place: a bundle that is half written is none.
+        renewed = tmp_path / "renewed"
+        authority.cert_pem.write_to_path(str(renewed))
+        renewed.replace(bundle)
+        if trusted == "SSL_CERT_DIR":
+            hashed = subprocess.check_output(
+                ["openssl", "x509", "-noout", "-hash", "-in", bundle], text=True
+            )
+            (tmp_path / "certificates").mkdir(exist_ok=True)
+            bundle.replace(tmp_path / "certificates" / f"{hashed.strip()}.0")
+
+    trust(old)
+    with ScriptedServer(closing, tls=served(old, "127.0.0.1")) as before:
+        living = Client(before.url, retries=0, **options)
+        assert living.get("key") == b"key"
+    after = scripted(closing, tls=served(new, "127.0.0.1"), strict=False, port=before.port)
+    with pytest.raises(zfast.ConnectionFailedError, match="CERTIFICATE_VERIFY_FAILED"):
+        living.get("key")
+    trust(new)
+    assert Client(after.url, retries=0, **options).get("key") == b"key"
+    # All that are being opened at once.
+    keys = [str(number) for number in range(20)]
+    assert living.get_many([(key, None) for key in keys]) == [key.encode() for key in keys]
+
+
+def test_a_renewed_bundle_that_is_none_changes_nothing(
+    scripted: Start, tls_ca: trustme.CA, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    trustme.CA().cert_pem.write_to_path(str(bundle))
+    server = scripted(echo, tls=served(tls_ca, "127.0.0.1"), strict=False)
+    client = Client(server.url, ca_certs=bundle, retries=0)
+    bundle.write_text("nothing")
+    with pytest.raises(zfast.ConnectionFailedError, match="CERTIFICATE_VERIFY_FAILED"):
+        client.get("key")
+    bundle.unlink()
+    with pytest.raises(zfast.ConnectionFailedError, match="CERTIFICATE_VERIFY_FAILED"):
+        client.get("key")
+    tls_ca.cert_pem.write_to_path(str(bundle))
+    assert client.get("key") == b"key"

@@ -6,15 +6,18 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 import urllib3
+from servers.replies import Ending
 from servers.script import in_child
 from servers.scripted import (
     Fin,
     Reply,
     Request,
+    Reset,
     ScriptedServer,
     Wait,
     blackhole,
@@ -143,6 +146,30 @@ def test_hosts_that_answer_nobody_do_not_stop_the_others(scripted: Start, reads:
         assert in_child(lambda: read([f"http://{host}:{port}" for host, port in dead])) < 2
 
 
+def test_more_hosts_that_answer_nobody_than_threads(scripted: Start) -> None:
+    """Once each has failed, as the first dial of nobody can be known to."""
+    servers = [scripted(ranged({"key": b"value"})) for _ in range(4)]
+
+    def read(dead: list[str]) -> float:
+        def wait(url: str) -> None:
+            with pytest.raises(zfast.ZfastError):
+                zfast.Client(url, timeout=2, deadline=25).get("key")
+
+        with zfast.config.set(dial_threads=16, max_attempts=100, backoff_max=0.1):
+            for url in dead:
+                threading.Thread(target=wait, args=(url,), daemon=True).start()
+            # Two rounds of dials.
+            time.sleep(5)
+            begun = time.monotonic()
+            for server in servers:
+                assert zfast.Client(server.url).get("key") == b"value"
+            return time.monotonic() - begun
+
+    with contextlib.ExitStack() as stack:
+        dead = [stack.enter_context(blackhole()) for _ in range(24)]
+        assert in_child(lambda: read([f"http://{host}:{port}" for host, port in dead])) < 1
+
+
 def test_who_comes_later_does_not_keep_the_others_waiting() -> None:
     """Of a host that answers nobody, each reader hears when his own time is over."""
     ended: list[zfast.ZfastError] = []
@@ -166,6 +193,19 @@ def test_who_comes_later_does_not_keep_the_others_waiting() -> None:
     assert {error.attempts for error in ended} == {3}
 
 
+def test_a_deadline_holds_after_another_one(scripted: Start) -> None:
+    """The first to pass is not the last that is looked at."""
+    late = threading.Event()
+    server = scripted(lambda _: iter([Wait(late), ok(b"late").wire()]))
+    clients = [zfast.Client(server.url, deadline=deadline) for deadline in (0.2, 0.4)]
+    with ThreadPoolExecutor(2) as threads:
+        reads = [threads.submit(client.get, "key") for client in clients]
+        done, _ = wait(reads, 10)
+        late.set()
+        assert {type(read.exception()) for read in done} == {zfast.DeadlineError}
+        assert len(done) == 2
+
+
 def test_a_total_timeout(scripted: Start) -> None:
     server = scripted(ranged({"key": b"value"}))
     for timeout in (urllib3.Timeout(total=5), urllib3.Timeout(connect=1, total=5)):
@@ -185,19 +225,23 @@ def test_a_part_without_the_entity_tag_is_of_another_object(scripted: Start) -> 
     assert zfast.Client(server.url, retries=FEW).get("key") == new
 
 
-def test_a_conditional_put_is_not_sent_twice_over_an_old_connection(scripted: Start) -> None:
+@pytest.mark.parametrize("ending", [Fin(), Reset()], ids=["fin", "reset"])
+def test_a_conditional_put_is_not_sent_twice_over_an_old_connection(
+    scripted: Start, ending: Ending
+) -> None:
     objects = {"other": b"x"}
     serve = ranged(objects, writable=True)
 
     def handler(request: Request) -> Any:
         if request.method == "PUT":
             objects[request.key] = request.body
-            return Fin()
+            return ending
         return serve(request)
 
     server = scripted(handler)
     client = zfast.Client(server.url, retries=FEW)
     assert client.get("other") == b"x"
-    with pytest.raises(zfast.ConnectionFailedError):
+    with pytest.raises(zfast.ConnectionFailedError) as caught:
         client.put("key", b"mine", if_absent=True)
-    assert len([r for r in server.requests if r.method == "PUT"]) == 1
+    assert caught.value.attempts == 1
+    assert server.keys("PUT") == ["key"]

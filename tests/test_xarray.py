@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from servers.listed import Listed
+from servers.ranged import Ranged
 from servers.scripted import ScriptedServer, ranged
 from servers.site import Site
 
@@ -20,6 +21,7 @@ pytest.importorskip("dask.array", reason="chunks={} is dask's")
 import xarray as xr
 from zarr.registry import get_pipeline_class
 
+import zfast
 from zfast import FastStore
 from zfast.pipeline import FastCodecPipeline
 
@@ -270,3 +272,29 @@ def test_a_dataset_is_written_and_grows(scripted: Start, zarr_format: int) -> No
     expected = xr.concat([dataset(), dataset(12)], "time", data_vars="all")
     expected["rain"][4:8] = 0
     xr.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_what_is_written_where_nothing_is_listed(scripted: Start, zarr_format: int) -> None:
+    """A region of a consolidated store; to make one, or append to it, takes a listing."""
+    objects = Listed({})
+    dataset().to_zarr(
+        FastStore(scripted(objects).url, read_only=False),
+        zarr_format=zarr_format,
+        consolidated=True,
+    )
+    url = scripted(Ranged(objects.objects)).url
+    store = FastStore(url, read_only=False)
+    for day, options in ((1, {}), (2, {"mode": "r+"})):
+        other = dataset(day).isel(time=slice(4)).drop_vars(["time", "y", "x"])
+        other.to_zarr(store, region={"time": slice(4)}, **options)
+        with xr.open_zarr(store) as remote:
+            found = remote.isel(time=slice(4)).drop_vars(["time", "y", "x"]).load()
+        xr.testing.assert_allclose(found, other)
+    for path, options in (
+        ("", {"append_dim": "time"}),
+        ("", {"mode": "w"}),
+        *((f"/new-{mode}", {"mode": mode}) for mode in ("a", "w", "w-")),
+    ):
+        with pytest.raises(zfast.ListingError):
+            dataset().to_zarr(FastStore(url + path, read_only=False), **options)

@@ -14,7 +14,6 @@ import os
 import resource
 import socket
 import ssl
-import sys
 import tempfile
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import Any
 
 import trustme
 import urllib3
+from long_form import how_many
 from servers.script import in_child
 
 import zfast
@@ -231,4 +231,4 @@ def main(wanted: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)
+    main(how_many(__doc__, "handshakes", 10_000))

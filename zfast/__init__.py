@@ -4,7 +4,8 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING
 
 from zfast._core.buffers import Body
-from zfast.cat import cat_ranges
+from zfast.arguments import Buffer, ByteRange
+from zfast.cat import cat_ranges, cat_ranges_async
 from zfast.client import Client, ObjectInfo
 from zfast.config import config
 from zfast.errors import (
@@ -34,6 +35,8 @@ __version__ = _version("zfast")
 __all__ = [
     "AccessError",
     "Body",
+    "Buffer",
+    "ByteRange",
     "ChangedError",
     "Client",
     "ConfigurationError",
@@ -50,6 +53,7 @@ __all__ = [
     "ZfastError",
     "__version__",
     "cat_ranges",
+    "cat_ranges_async",
     "config",
     "show_config",
     "stats",

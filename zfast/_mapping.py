@@ -12,6 +12,8 @@ import weakref
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
+import numpy as np
+
 from zfast._core.buffers import holds_objects
 from zfast.arrivals import Arrivals
 from zfast.client import Client
@@ -19,6 +21,7 @@ from zfast.config import setting
 from zfast.errors import ConfigurationError, ConnectionFailedError
 from zfast.keys import check_object, names_object
 from zfast.options import ClientOptions, check_options
+from zfast.refusals import Refusals
 
 if TYPE_CHECKING:
     from zfast._core.buffers import Body
@@ -35,6 +38,7 @@ _OURS = frozenset(
         "_closed",
         "_pipeline",
         "_read_only",
+        "_refusals",
         "_sharers",
         # zarr 3
         "_collector",
@@ -55,6 +59,7 @@ class KeyMapping(MutableMapping[str, bytes]):
     _client: Client
     _read_only: bool
     _pipeline: bool
+    _refusals: Refusals
     _closed: bool
     # Whether values are read and written as they are, and nobody but the core need see them.
     _plain: bool = True
@@ -79,6 +84,7 @@ class KeyMapping(MutableMapping[str, bytes]):
         self._client = client
         self._read_only = bool(read_only)
         self._pipeline = pipeline
+        self._refusals = Refusals(client)
         self._closed = False
         self._sharers = weakref.WeakValueDictionary({id(self): self})
 
@@ -164,7 +170,9 @@ class KeyMapping(MutableMapping[str, bytes]):
 
     def _fetch(self, key: str, byte_range: Any = None) -> Body | None:
         client = self._open_client()
-        return client.get(key, byte_range) if names_object(key) else None
+        if not names_object(key):
+            return None
+        return self._refusals.read(key, functools.partial(client.get, byte_range=byte_range))
 
     def __getitem__(self, key: str) -> bytes:
         # As of a dict: what cannot be a key is none.
@@ -175,7 +183,9 @@ class KeyMapping(MutableMapping[str, bytes]):
 
     def __contains__(self, key: object) -> bool:
         client = self._open_client()
-        return isinstance(key, str) and names_object(key) and client.head(key) is not None
+        if not isinstance(key, str) or not names_object(key):
+            return False
+        return self._refusals.read(key, client.head) is not None
 
     def __bool__(self) -> bool:
         # Truth through the length would list every key, on a server that may have no listing.
@@ -246,13 +256,16 @@ class KeyMapping(MutableMapping[str, bytes]):
         for key, value in items:
             try:
                 content = self._content(value)
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 raise TypeError(f"the value of {key!r} has no bytes: {error}") from error
             contents.append((check_object(key), content))
         return contents
 
     def _content(self, value: Any) -> Any:
         """The bytes of a value, in C order; raises TypeError if it has none."""
+        if isinstance(value, np.ndarray) and value.dtype.kind in "mM":
+            # numpy gives no buffers of times.
+            value = value.view("i8")
         view = memoryview(value)
         if view.c_contiguous or holds_objects(view):
             # The latter the batch refuses.

@@ -190,9 +190,11 @@ async def read_array(
                 read.seal()
 
         await loops.wait(hub, batch, feed)
-        if batch.range_ignored and recipe.inner is None:
-            # Of shards the core itself knows best what was ignored.
-            indexes.expect_whole_objects()
+        if batch.ranges_ignored():
+            operations.ranges.tell()
+            if recipe.inner is None:
+                # Of shards the core itself knows best what was ignored.
+                indexes.expect_whole_objects()
         failed = read.failure()
         if failed is not None:
             item, index = failed

@@ -6,7 +6,6 @@ which gives other values rather than an error. The core checks each frame; so do
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -48,20 +47,22 @@ def _checked(codec: Any) -> Any:
         return _CheckedBlosc(codec)
     if type(codec) is not BloscCodec and getattr(codec, "codec_name", "") != "numcodecs.blosc":
         return codec
-    new = copy.copy(codec)
     kind: Any = type(codec)
-    object.__setattr__(new, "__class__", _checking(kind))
-    return new
+    return _copied(codec, _checking(kind), {})
 
 
 def _with(codec: Any, **changed: Any) -> Any:
     """The codec itself, or where one of these is another a copy that has them."""
     if all(_same(value, getattr(codec, name)) for name, value in changed.items()):
         return codec
-    new = copy.copy(codec)
-    for name, value in changed.items():
-        # They are frozen, and parse what their constructors are given.
-        object.__setattr__(new, name, value)
+    return _copied(codec, type(codec), changed)
+
+
+def _copied(codec: Any, kind: type, changed: dict[str, Any]) -> Any:
+    # As it is: its constructor, or copy, may parse all that is in it anew, and a codec that nobody
+    # has registered cannot be made out of its name.
+    new: Any = object.__new__(kind)
+    vars(new).update(vars(codec), **changed)
     return new
 
 

@@ -270,8 +270,9 @@ def _info(options: argparse.Namespace) -> int:
     import zarr
 
     from zfast import FastStore
+    from zfast.demo import leaving_nothing_to_zarr
 
-    with FastStore(options.url) as store:
+    with FastStore(options.url) as store, leaving_nothing_to_zarr():
         node: Any = zarr.open(store=store, mode="r")
         facts = _array_facts(node) if hasattr(node, "shape") else _group_facts(node)
         facts += [("requests", str(store.stats()["requests"])), *_native_facts()]

@@ -1,43 +1,36 @@
-"""Client: a location, its settings and the process's engine; bytes of keys, sync and async alike.
-
-The sync and the async face of an operation differ only in how they wait for its batches.
-"""
+"""Client: a location, its settings and the process's engine; bytes of keys, sync and async."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import functools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import Any, Literal, Self, TypeAlias, TypeVar, overload
 
-from zfast import connections, loops, runtime
-from zfast._core.batch import Batch
+from zfast import connections
 from zfast._core.buffers import Body
-from zfast._core.engine import Engine
-from zfast._core.types import Status
+from zfast.arguments import Buffer, ByteRange
 from zfast.config import setting
+from zfast.connections import PoolManager, Retries, Timeouts
 from zfast.directories import Directories
-from zfast.errors import error_for
+from zfast.errors import ZfastError
+from zfast.keys import check_key
 from zfast.locations.http import HTTPLocation
-from zfast.operations import Course, NewBatch, ObjectInfo, OnError, Operations, Steps
+from zfast.operations import ObjectInfo, OnError, Operations
 from zfast.planner import key_ranges
 from zfast.policy import header_fields, policy_for
-
-if TYPE_CHECKING:
-    from zfast.connections import PoolManager, Retries, Timeouts
-    from zfast.loops import Hub
+from zfast.running import Runner
 
 __all__ = ["Client", "ObjectInfo"]
 
-T = TypeVar("T")
+C = TypeVar("C", bound="Client")
 # Client.list shadows the builtin inside its class.
-_Names = list[str]
-_Bodies = list[Body | None]
-_Results = list[Any]
+_Bodies: TypeAlias = list[Body | None]
+_Results: TypeAlias = list[Body | ZfastError | None]
+_Items: TypeAlias = Iterable[tuple[str, ByteRange]]
 
 
-class Client:
+class Client(Runner):
     """Reads and writes the objects below a URL, through the process's native engine.
 
     Parameters
@@ -59,7 +52,7 @@ class Client:
     pool_manager : urllib3.PoolManager, optional
         Your own, with its proxies, certificates and pool sizes; its headers, retries and timeout
         stand where these are not given.
-    ca_certs : str, optional
+    ca_certs : str or os.PathLike, optional
         Path of a bundle of CA certificates to trust instead of the system's.
     max_concurrency : int, optional
         Requests of this client in flight at once; more than the process's limit raises that.
@@ -68,9 +61,11 @@ class Client:
     index_cache_size : int, optional
         Bytes of shard indexes that are kept.
     coalesce_gap, coalesce_size : int, optional
-        Chunks of one shard at most so many bytes apart are one request, of at most so many bytes.
+        Of arrays, chunks of one shard at most so many bytes apart are one request, of at most so
+        many bytes.
     suffix_ranges : bool, optional
-        Whether indexes of shards are asked for by ranges that are counted from the end.
+        Whether the server answers ranges that are counted from the end. Where it does not, the
+        size of the object is asked for first.
 
     Raises
     ------
@@ -82,8 +77,10 @@ class Client:
     A missing key is None where a method returns bytes. A ``byte_range`` is None, one of zarr's
     ``RangeByteRequest(start, end)`` (exclusive end), ``OffsetByteRequest`` and
     ``SuffixByteRequest``, or a tuple ``(start, end)`` with None on either side and a negative start
-    for a suffix. As with zarr's own stores, what lies behind the end of the object is left out: a
-    range that begins there is empty, and so is one whose end is not behind its start.
+    for a suffix: for type checkers, a `zfast.ByteRange`. As with zarr's own stores, what lies
+    behind the end of the object is left out: a range that begins there is empty, and so is one
+    whose end is not behind its start. Of a type of your own it is refused where it says more than
+    these do, say a length beside its offset.
 
     What is no key, byte range or buffer at all is a TypeError or ValueError of every method, before
     anything is sent.
@@ -98,7 +95,7 @@ class Client:
         timeout: Timeouts = None,
         deadline: float | None = None,
         pool_manager: PoolManager | None = None,
-        ca_certs: str | None = None,
+        ca_certs: str | os.PathLike[str] | None = None,
         max_concurrency: int | None = None,
         missing_status: Iterable[int] | int | None = None,
         index_cache_size: int | None = None,
@@ -143,6 +140,7 @@ class Client:
             limits,
             self._max_concurrency,
             setting("missing_status", missing_status),
+            suffix_ranges=self._suffix_ranges,
             keys_only=True,
         )
         self._connections = connections.shared(pool_manager, ca_certs, limits.connect)
@@ -203,14 +201,14 @@ class Client:
             )
         return _rebuild, (type(self), self._location, self._options)
 
-    def __copy__(self) -> Client:
+    def __copy__(self) -> Self:
         return _rebuild(type(self), self._location, self._options)
 
-    def __deepcopy__(self, memo: Any) -> Client:
+    def __deepcopy__(self, memo: Any) -> Self:
         # Nothing of it changes, and connections have no copies.
         return self.__copy__()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -218,13 +216,14 @@ class Client:
 
     # ---------------------------------------------------------------------------------- reading
 
-    def get(self, key: str, byte_range: Any = None) -> Body | None:
+    def get(self, key: str, byte_range: ByteRange = None) -> Body | None:
         """Read a key, or a byte range of it.
 
         Parameters
         ----------
         key : str
-            Below the base URL; not percent-encoded.
+            Below the base URL; not percent-encoded. A whole URL is a key like any other: those are
+            for `cat_ranges`.
         byte_range : optional
             See the notes of `Client`.
 
@@ -240,11 +239,11 @@ class Client:
         """
         return self._run(functools.partial(self._operations.get, key, byte_range))
 
-    async def get_async(self, key: str, byte_range: Any = None) -> Body | None:
+    async def get_async(self, key: str, byte_range: ByteRange = None) -> Body | None:
         """Read a key; the async twin of `get`."""
         return await self._run_async(functools.partial(self._operations.get, key, byte_range))
 
-    def get_ranges(self, key: str, ranges: Iterable[Any]) -> _Bodies:
+    def get_ranges(self, key: str, ranges: Iterable[ByteRange]) -> _Bodies:
         """Read several byte ranges of one key at once.
 
         Parameters
@@ -267,12 +266,18 @@ class Client:
         items = [(key, byte_range) for byte_range in ranges]
         return self._run(functools.partial(self._operations.get_many, items, "raise"))
 
-    async def get_ranges_async(self, key: str, ranges: Iterable[Any]) -> _Bodies:
+    async def get_ranges_async(self, key: str, ranges: Iterable[ByteRange]) -> _Bodies:
         """Read several byte ranges of one key at once; the async twin of `get_ranges`."""
         items = [(key, byte_range) for byte_range in ranges]
         return await self._run_async(functools.partial(self._operations.get_many, items, "raise"))
 
-    def get_many(self, items: Iterable[tuple[str, Any]], on_error: OnError = "raise") -> _Results:
+    @overload
+    def get_many(self, items: _Items, on_error: Literal["raise"] = "raise") -> _Bodies: ...
+    @overload
+    def get_many(self, items: _Items, on_error: Literal["return"]) -> _Results: ...
+    @overload
+    def get_many(self, items: _Items, on_error: OnError) -> _Bodies | _Results: ...
+    def get_many(self, items: _Items, on_error: OnError = "raise") -> _Bodies | _Results:
         """Read many keys, or ranges of them, as one batch.
 
         Parameters
@@ -294,15 +299,23 @@ class Client:
         """
         return self._run(functools.partial(self._operations.get_many, key_ranges(items), on_error))
 
+    @overload
     async def get_many_async(
-        self, items: Iterable[tuple[str, Any]], on_error: OnError = "raise"
-    ) -> _Results:
+        self, items: _Items, on_error: Literal["raise"] = "raise"
+    ) -> _Bodies: ...
+    @overload
+    async def get_many_async(self, items: _Items, on_error: Literal["return"]) -> _Results: ...
+    @overload
+    async def get_many_async(self, items: _Items, on_error: OnError) -> _Bodies | _Results: ...
+    async def get_many_async(
+        self, items: _Items, on_error: OnError = "raise"
+    ) -> _Bodies | _Results:
         """Read many keys as one batch; the async twin of `get_many`."""
         return await self._run_async(
             functools.partial(self._operations.get_many, key_ranges(items), on_error)
         )
 
-    def read_into(self, key: str, byte_range: Any, buffer: Any) -> int:
+    def read_into(self, key: str, byte_range: ByteRange, buffer: Buffer) -> int:
         """Read a key, or a byte range of it, into memory of your own.
 
         Parameters
@@ -321,6 +334,10 @@ class Client:
 
         Raises
         ------
+        ValueError
+            If the buffer is read-only or not C-contiguous; or as for every method.
+        TypeError
+            If it is no buffer, or one of Python objects; or as for every method.
         MissingKeyError
             If the key is missing.
         ZfastError
@@ -328,7 +345,7 @@ class Client:
         """
         return self._run(functools.partial(self._operations.read_into, key, byte_range, buffer))
 
-    async def read_into_async(self, key: str, byte_range: Any, buffer: Any) -> int:
+    async def read_into_async(self, key: str, byte_range: ByteRange, buffer: Buffer) -> int:
         """Read into memory of your own; the async twin of `read_into`."""
         return await self._run_async(
             functools.partial(self._operations.read_into, key, byte_range, buffer)
@@ -362,7 +379,7 @@ class Client:
 
     # ---------------------------------------------------------------------------------- writing
 
-    def put(self, key: str, data: Any, *, if_absent: bool = False) -> bool:
+    def put(self, key: str, data: Buffer, *, if_absent: bool = False) -> bool:
         """Write a key with PUT.
 
         Parameters
@@ -382,6 +399,10 @@ class Client:
 
         Raises
         ------
+        ValueError
+            If the data is not C-contiguous, or the key names a directory.
+        TypeError
+            If it is no buffer, or one of Python objects.
         NotWritableError
             If the server takes no PUT.
         ZfastError
@@ -389,7 +410,7 @@ class Client:
         """
         return self._run(functools.partial(self._operations.put_many, [(key, data)], if_absent))
 
-    async def put_async(self, key: str, data: Any, *, if_absent: bool = False) -> bool:
+    async def put_async(self, key: str, data: Buffer, *, if_absent: bool = False) -> bool:
         """Write a key; the async twin of `put`."""
         return await self._run_async(
             functools.partial(self._operations.put_many, [(key, data)], if_absent)
@@ -433,11 +454,13 @@ class Client:
         ListingError
             If the server offers no directory index pages.
         """
-        return self._iterate(functools.partial(self._directories.list_prefix, prefix))
+        return self._iterate(functools.partial(self._directories.list_prefix, check_key(prefix)))
 
     def list_async(self, prefix: str = "") -> AsyncIterator[str]:
         """Iterate over all keys that begin with `prefix`; the async twin of `list`."""
-        return self._iterate_async(functools.partial(self._directories.list_prefix, prefix))
+        return self._iterate_async(
+            functools.partial(self._directories.list_prefix, check_key(prefix))
+        )
 
     def list_dir(self, prefix: str = "") -> Iterator[str]:
         """Iterate over the bare names of what is directly below a prefix, each once.
@@ -452,73 +475,12 @@ class Client:
         ListingError
             If the server offers no directory index pages.
         """
-        return self._iterate(functools.partial(self._directories.list_dir, prefix))
+        return self._iterate(functools.partial(self._directories.list_dir, check_key(prefix)))
 
     def list_dir_async(self, prefix: str = "") -> AsyncIterator[str]:
         """Iterate over what is directly below a prefix; the async twin of `list_dir`."""
-        return self._iterate_async(functools.partial(self._directories.list_dir, prefix))
-
-    # ------------------------------------------------------------------------ running operations
-
-    def _engine(self) -> Engine:
-        if self._closed:
-            raise error_for(Status.CLOSED, url=self.url, detail="the client is closed")
-        engine = runtime.current()
-        limit = self._max_concurrency
-        if limit > engine.max_in_flight:
-            engine.raise_limits(limit, runtime.connection_limit(limit))
-        return engine
-
-    def _begin(self, operation: Callable[[NewBatch], Steps[T]]) -> Course[T]:
-        return Course(operation(functools.partial(Batch, self._engine(), self._deadline)))
-
-    def _begin_async(self, operation: Callable[[NewBatch], Steps[T]]) -> tuple[Hub, Course[T]]:
-        hub = loops.hub(self._engine())
-        new_batch = functools.partial(Batch, hub.engine, self._deadline, hub.waker)
-        return hub, Course(operation(new_batch))
-
-    def _run(self, operation: Callable[[NewBatch], Steps[T]]) -> T:
-        course = self._begin(operation)
-        try:
-            while (batch := course.advance()) is not None:
-                batch.run()
-        finally:
-            course.close()
-        return course.result
-
-    async def _run_async(
-        self, operation: Callable[[NewBatch], Steps[T]], *, aside: bool = False
-    ) -> T:
-        # Aside: a listing parses pages between its batches, which takes too long for the loop.
-        hub, course = self._begin_async(operation)
-        try:
-            while True:
-                batch = await _aside(course.advance) if aside else course.advance()
-                if batch is None:
-                    return course.result
-                await loops.wait(hub, batch)
-        finally:
-            course.close()
-
-    def _iterate(self, operation: Callable[[NewBatch], Steps[_Names]]) -> Iterator[str]:
-        yield from self._run(operation)
-
-    async def _iterate_async(
-        self, operation: Callable[[NewBatch], Steps[_Names]]
-    ) -> AsyncIterator[str]:
-        for name in await self._run_async(operation, aside=True):
-            yield name
+        return self._iterate_async(functools.partial(self._directories.list_dir, check_key(prefix)))
 
 
-async def _aside(step: Callable[[], T]) -> T:
-    loop = asyncio.get_running_loop()
-    try:
-        done = loop.run_in_executor(None, contextvars.copy_context().run, step)
-    except RuntimeError:
-        # The process ends, and starts no thread any more.
-        return step()
-    return await done
-
-
-def _rebuild(cls: type[Client], location: HTTPLocation, options: dict[str, Any]) -> Client:
+def _rebuild(cls: type[C], location: HTTPLocation, options: dict[str, Any]) -> C:
     return cls(location, **options)

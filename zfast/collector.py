@@ -16,7 +16,7 @@ from zfast import loops
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
 from zfast.keys import names_object
-from zfast.planner import Span, bounds, grouped, span
+from zfast.planner import Span, bounds_within, grouped, span
 
 if TYPE_CHECKING:
     from zfast._core.buffers import Body
@@ -79,6 +79,7 @@ class _Flight:
     def __init__(self, operations: Operations, batch: Batch) -> None:
         self._operations = operations
         self._batch = batch
+        self._asked: list[tuple[bytes, Span]] = []
         # Until they arrive. A read keeps its flight: kept by it in turn, what was read would stay
         # until the garbage collector comes by.
         self._served: dict[int, tuple[Span, list[Read]]] = {}
@@ -95,6 +96,7 @@ class _Flight:
         for read in reads:
             read.board(self, index)
         self._served[index] = wanted, reads
+        self._asked.append((reads[0].target, wanted))
 
     def leave(self, index: int) -> None:
         served = self._served.get(index)
@@ -130,7 +132,7 @@ class _Flight:
         """Settle the reads of a completed request; -1 is the batch as a whole."""
         operations, batch = self._operations, self._batch
         if index < 0:
-            operations.learn(batch)
+            operations.ranges.learn(batch, self._asked.__getitem__)
             return
         if index not in self._served:
             return
@@ -141,8 +143,11 @@ class _Flight:
             if read.done():
                 continue
             if body is not None:
-                exact = read.wanted == wanted
-                read.set_result(body if exact else body.part(*bounds(read.wanted, len(body))))
+                if read.wanted != wanted:
+                    part = bounds_within(wanted, read.wanted, len(body))
+                    read.set_result(body.part(*part))
+                else:
+                    read.set_result(body)
             elif batch.code(index) == _MISSING:
                 read.set_result(None)
             else:
@@ -272,8 +277,9 @@ class Collector:
         origin = operations.origin()
         batch = Batch(hub.engine, client._deadline, hub.waker, each=True)
         flight = _Flight(operations, batch)
-        if operations.ignores_ranges:
-            for wanted, members in grouped((read.target, read.wanted) for read in reads):
+        if operations.ranges.suspect:
+            asked = {at: (read.target, read.wanted) for at, read in enumerate(reads)}
+            for wanted, members in grouped(asked, operations.ranges.ignores):
                 flight.add(origin, wanted, [reads[at] for at in members])
         else:
             for read in reads:

@@ -1,4 +1,4 @@
-"""Settings: argument > ``with config.set(...)`` > ``ZFAST_*`` environment > default.
+"""Settings: argument > ``with config.set(...)`` > ``ZFAST_*`` environment > files > default.
 
 Every setting is declared once, in `SETTINGS`; nothing reads a value but through `setting`, so
 that a value that makes no sense is named before it does harm.
@@ -6,9 +6,10 @@ that a value that makes no sense is named before it does harm.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -61,7 +62,8 @@ SETTINGS: dict[str, Setting] = {
             "max_concurrency",
             64,
             "requests",
-            "requests in flight at once, over all callers and stores of the process",
+            "requests in flight at once, over all callers and stores of the process; some more "
+            "beside origins where none has ended for a second",
             Integer(1, 65536),
         ),
         Setting(
@@ -83,7 +85,8 @@ SETTINGS: dict[str, Setting] = {
             "dial_threads",
             64,
             "threads",
-            "most threads that open connections; a few are kept for other origins than the first",
+            "most threads that open connections; some are kept from origins that were never "
+            "reached, or failed last",
             Integer(1, 256),
         ),
         Setting(
@@ -252,7 +255,8 @@ SETTINGS: dict[str, Setting] = {
             "suffix_ranges",
             True,
             "",
-            "whether shard indexes are asked for by ranges counted from the end; Azure knows none",
+            "whether the server answers ranges counted from the end; "
+            "else, as for Azure, the size is asked for first",
             Flag(),
         ),
     )
@@ -265,27 +269,66 @@ _NOT_SETTINGS = frozenset({"build", "config", "root_config", "_internal_inherit_
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{name!r} is no name of a setting")
+        name = prefix + name.replace("-", "_")
         if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{name}.")
         else:
-            flat[f"{prefix}{name}"] = value
+            flat[name] = value
     return flat
+
+
+def _files(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        # A folder that nobody may read holds nothing, as to donfig.
+        with contextlib.suppress(OSError):
+            for name in sorted(os.listdir(path)):
+                if os.path.splitext(name)[1].lower() in {".json", ".yaml", ".yml"}:
+                    yield os.path.join(path, name)
 
 
 class Config(donfig.Config):
     """donfig's configuration, which refuses unknown names and nonsense values where they are set.
 
     What files and the environment say is checked when a setting is first read, not at import.
+
+    Attributes
+    ----------
+    malformed : str
+        Which file is no configuration, and why; empty if all are.
     """
+
+    malformed: str
 
     def collect(
         self, paths: list[str] | None = None, env: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
         """Collect the settings of files and environment, as one flat dictionary."""
-        # Settings are not nested: a nested one is kept under its dotted name, as unknown, since
-        # donfig would fail to merge it into a number.
-        flat = _flatten(super().collect(paths, env))
+        # Settings are not nested: a nested one is kept under its dotted name, as unknown.
+        flat: dict[str, Any] = {}
+        self.malformed = ""
+        # One by one: of what it merges, donfig does not say which file it came from.
+        for file in _files(self.paths if paths is None else paths):
+            try:
+                for values in donfig.config_obj.collect_yaml([file]):
+                    flat |= _flatten(values)
+            except Exception as error:
+                why = " ".join(str(error).split())
+                self.malformed = f"the file {file!r} is no configuration of zfast: {why}"
+        flat |= _flatten(super().collect([], env))
         return {name: value for name, value in flat.items() if name not in _NOT_SETTINGS}
+
+    def refresh(self, **kwargs: Any) -> None:
+        """Read defaults, files and environment again; what was set is forgotten."""
+        # donfig would merge values that are mappings, and so take an empty one for none.
+        collected = self.collect(**kwargs)
+        self.clear()
+        for values in (*self.defaults, collected):
+            self.config.update(values)
 
     def set(self, arg: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
         """Set values, for good or in a ``with`` block, for the whole process.
@@ -329,12 +372,14 @@ def setting(name: str, argument: Any = None) -> Any:
     Raises
     ------
     ConfigurationError
-        If there is no such setting, a value is not allowed, or the environment or a
-        configuration file names a setting that does not exist.
+        If there is no such setting, a value is not allowed, the environment or a configuration
+        file names a setting that does not exist, or such a file is malformed.
     """
     declared = _declared(name)
     if argument is not None:
         return _checked(declared, argument, "argument")
+    if config.malformed:
+        raise ConfigurationError(config.malformed)
     for other in config.config:
         if other not in SETTINGS:
             _refuse_unknown(other)

@@ -25,7 +25,7 @@ from zfast.serve import serving
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["DEFAULT_SIZE", "run"]
+__all__ = ["DEFAULT_SIZE", "leaving_nothing_to_zarr", "run"]
 
 # MiB of each array: long enough a read to say something, the whole within ten seconds or so.
 DEFAULT_SIZE = 64
@@ -189,8 +189,11 @@ def _head(versus: bool) -> str:
 
 
 @contextlib.contextmanager
-def _leaving_nothing_to_zarr() -> Iterator[None]:
-    """Have zarr end what it is at when its caller is interrupted, before its folder is deleted."""
+def leaving_nothing_to_zarr() -> Iterator[None]:
+    """Have zarr end what it is at when its caller is interrupted.
+
+    What is left is deleted next, folder or loop; of tasks that are pending then asyncio complains.
+    """
 
     async def end() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -203,10 +206,10 @@ def _leaving_nothing_to_zarr() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        # Here: it is zarr's own, and a demo that ends well has no need of it.
-        from zarr.core.sync import _get_loop
-
-        asyncio.run_coroutine_threadsafe(end(), _get_loop()).result()
+        # Not imported: it is zarr's own, what ends well has no need of it, and zarr 2 none of that.
+        sync = sys.modules.get("zarr.core.sync")
+        if sync is not None:
+            asyncio.run_coroutine_threadsafe(end(), sync._get_loop()).result()
         raise
 
 
@@ -240,7 +243,7 @@ def run(size: int = DEFAULT_SIZE, *, say: Callable[[str], None] = print) -> int:
     with (
         _Progress(sys.stderr) as progress,
         tempfile.TemporaryDirectory(prefix="zfast-demo-", ignore_cleanup_errors=True) as folder,
-        _leaving_nothing_to_zarr(),
+        leaving_nothing_to_zarr(),
         serving(folder) as url,
     ):
         say(_head(versus))

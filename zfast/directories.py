@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
-from zfast.errors import ListingError, ZfastError, shortened, status_text
+from zfast.errors import ListingError, ZfastError, redact, shortened, status_text
 from zfast.keys import check_key
 from zfast.locations import CADDY_FILE_LIMIT, Listing
-from zfast.operations import NewBatch, Operations, Steps, fields_of, first_failure
+from zfast.operations import Operations, first_failure
+from zfast.steps import NewBatch, Steps
 
 __all__ = ["ZARR_2_DOCUMENTS", "Directories"]
 
 _log = logging.getLogger("zfast")
 
-_INDEX_FIELDS = b"Accept: application/json, text/html;q=0.9\r\n"
-_GET, _HEAD, _DELETE = (int(m) for m in (Method.GET, Method.HEAD, Method.DELETE))
+_HEAD, _DELETE = (int(m) for m in (Method.HEAD, Method.DELETE))
 _OK, _MISSING = (int(s) for s in (Status.OK, Status.MISSING))
 ZARR_2_DOCUMENTS = frozenset((".zarray", ".zattrs", ".zgroup", ".zmetadata"))
 """What describes the nodes of zarr format 2; nginx leaves such names out of its index pages."""
@@ -31,7 +31,8 @@ _LISTED_AT_ONCE = 256
 # Below what is listed. Linux follows 40 links in one path: where names repeat, there are fewer.
 _MOST_DEPTH = 128
 _MOST_REPEATED = 36
-_UNAUTHORIZED, _NOT_FOUND = 401, 404
+_FOUND, _UNAUTHORIZED, _NOT_FOUND = 200, 401, 404
+_KNOWN = "nginx: autoindex, Caddy: file_server browse, Apache: Options +Indexes"
 # What is written to see whether it is listed; no key to anybody, should one be left.
 _PROBE = "zfast-probe-"
 # What a server without index pages answers for a directory: nginx and Apache 403, Azure's 400,
@@ -201,10 +202,7 @@ class Directories:
     def _fetch_pages(
         self, directories: Sequence[str], targets: Sequence[bytes], new_batch: NewBatch
     ) -> Steps[list[Listing | None]]:
-        batch = new_batch(fail_fast=True)
-        origin = self._operations.origin()
-        for target in targets:
-            batch.add(self._policy, origin, _GET, target, fields=_INDEX_FIELDS, keep_head=True)
+        batch = self._operations.index_pages(targets, new_batch(fail_fast=True))
         yield batch
         failed = first_failure(batch)
         if failed is not None:
@@ -310,7 +308,7 @@ class Directories:
             yield from self._operations.put_many([(probe, b"listed?")], False, new_batch)
             tree = yield from self._walk(prefix, new_batch)
             if probe not in tree.keys:
-                raise self._no_listing(prefix, 200)
+                raise self._no_listing(prefix, _FOUND)
         except ZfastError:
             yield from self._forget_probe(probe, new_batch)
             raise
@@ -326,16 +324,10 @@ class Directories:
             _log.info("%s stays: %s", self._location.display(probe), error)
 
     def _page(self, batch: Batch, index: int, directory: str, target: bytes) -> Listing | None:
-        body = batch.body(index)
-        if body is None:
-            return None
-        outcome = batch.outcome(index)
-        content_type = fields_of(outcome["head"]).get("content-type", "")
-        page = self._location.parse_listing(
-            bytes(body), content_type, target, outcome["redirected_to"]
-        )
-        if page is None:
-            raise self._no_listing(directory, outcome["status"])
+        page = self._operations.listing(batch, index, target)
+        if page is None and batch.code(index) == _OK:
+            outcome = batch.outcome(index)
+            raise self._no_listing(directory, outcome["status"], outcome["redirected_to"])
         return page
 
     def _cut_listing(self, directory: str) -> ListingError:
@@ -355,17 +347,27 @@ class Directories:
             method="GET",
         )
 
-    def _no_listing(self, directory: str, status: int) -> ListingError:
-        answer = "it sent a page of no known kind" if status == 200 else status_text(status)
-        reason = (
-            f"the server offers no directory index page ({answer}); switch it on there (nginx: "
-            "autoindex, Caddy: file_server browse, Apache: Options +Indexes), or open the store by "
-            "consolidated metadata"
-        )
+    def _no_listing(self, directory: str, status: int, redirected_to: str = "") -> ListingError:
+        if redirected_to and status == _FOUND:
+            reason = (
+                f"it redirects to {shortened(redact(redirected_to))}, whose page is no directory "
+                "index of a known kind, or one of another directory; list it by another server"
+            )
+        elif status == _FOUND:
+            reason = (
+                f"the page that came is no directory index of a known kind ({_KNOWN}); list it by "
+                "such a server"
+            )
+        else:
+            reason = (
+                f"the server offers no directory index page ({status_text(status)}); switch it on "
+                f"there ({_KNOWN})"
+            )
+        reason += "; zarr's consolidated metadata, and arrays and groups by name, need none"
         if status == _UNAUTHORIZED:
             reason += "; credentials are missing or refused"
         if status == _NOT_FOUND and not directory:
-            reason += '; if there is no store yet, mode "a" creates one without'
+            reason += '; where zarr is to begin a store, mode "a" creates one without'
         return ListingError(
             reason,
             url=self._location.display(directory) if directory else self._location.url,

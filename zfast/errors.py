@@ -165,10 +165,12 @@ class ZfastError(Exception):
         How often it was tried; 0 where nothing was sent.
     method : str, optional
         The HTTP method.
+    index : int, optional
+        Which of the URLs of `cat_ranges`: its position in ``urls``.
 
     Attributes
     ----------
-    reason, url, key, byte_range, status, attempts, method
+    reason, url, key, byte_range, status, attempts, method, index
         As given, with secrets removed.
     """
 
@@ -181,6 +183,7 @@ class ZfastError(Exception):
     status: int | None
     attempts: int
     method: str | None
+    index: int | None
 
     def __init__(
         self,
@@ -192,6 +195,7 @@ class ZfastError(Exception):
         status: int | None = None,
         attempts: int = 0,
         method: str | None = None,
+        index: int | None = None,
     ) -> None:
         self.reason = without_secrets(reason)
         self.url = None if url is None else redact(url)
@@ -200,9 +204,12 @@ class ZfastError(Exception):
         self.status = status
         self.attempts = attempts
         self.method = method
+        self.index = index
         message = self.reason
         if where := _where(method, self.url, key, byte_range):
             message = f"{where}: {message}"
+        if index is not None:
+            message = f"urls[{index}]: {message}"
         if attempts:
             message += f" after {attempts} attempt{'s' if attempts > 1 else ''}"
         # One argument only: OSError reads two as errno and strerror, and drops them from args.
@@ -221,6 +228,7 @@ class ZfastError(Exception):
             "status": self.status,
             "attempts": self.attempts,
             "method": self.method,
+            "index": self.index,
         }
         return _rebuild, (type(self), self.reason, fields), self.__dict__
 
@@ -313,7 +321,10 @@ _BY_STATUS: dict[Status, tuple[type[ZfastError], str]] = {
     Status.PROTOCOL: (ResponseError, "the response is not valid HTTP/1.1"),
     Status.HEAD_TOO_LARGE: (ResponseError, "the response head is larger than max_head_size"),
     Status.BAD_STATUS: (ResponseError, ""),
-    Status.RANGE_MISMATCH: (ResponseError, "the response has another range than was asked for"),
+    Status.RANGE_MISMATCH: (
+        ResponseError,
+        "the response has another range than was asked for: a cache on the way may mix them up",
+    ),
     Status.RANGE_UNSUPPORTED: (ResponseError, "the server does not serve this kind of range"),
     Status.ENCODED: (
         ResponseError,
@@ -330,6 +341,8 @@ _BY_STATUS: dict[Status, tuple[type[ZfastError], str]] = {
 # HTTP statuses that mean more than "neither success nor missing". 404 is not among them: under
 # a missing-key policy that does not name it, it must not be taken for a missing key.
 _BY_HTTP_STATUS: dict[int, tuple[type[ZfastError], str]] = {
+    # nginx for plain HTTP on a port of https, and where a certificate is missing.
+    400: (ResponseError, "perhaps https is wanted, or a client certificate"),
     401: (AccessError, "credentials are missing or refused"),
     # With 403 in missing_status, what an expired token no longer opens reads as fill values.
     403: (AccessError, "not allowed, or a missing key by this server: then see missing_status"),
@@ -346,6 +359,7 @@ _NO_DIRECTORY = "perhaps its directory is not there and cannot be made"
 _BY_HTTP_STATUS_OF_PUT: dict[int, tuple[type[ZfastError], str]] = {
     404: (ResponseError, _NO_DIRECTORY),
     409: (ResponseError, _NO_DIRECTORY),
+    413: (ResponseError, "more than the server takes at once; nginx: client_max_body_size 0"),
     500: (ResponseError, "nginx, where a directory is not there: create_full_put_path on"),
 }
 _WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
@@ -371,6 +385,7 @@ def error_for(
     attempts: int = 0,
     detail: str = "",
     method: str = "GET",
+    index: int | None = None,
 ) -> ZfastError:
     """Build the error that a status of the core means.
 
@@ -378,7 +393,7 @@ def error_for(
     ----------
     code : Status
         Anything but ``Status.OK``.
-    url, key, byte_range, status, attempts, method
+    url, key, byte_range, status, attempts, method, index
         See `ZfastError`; ``status`` decides which error ``Status.BAD_STATUS`` becomes.
     detail : str
         What more is known, such as the bytes received; URLs in it are redacted.
@@ -422,4 +437,5 @@ def error_for(
         status=status,
         attempts=attempts,
         method=method,
+        index=index,
     )

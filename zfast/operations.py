@@ -1,16 +1,13 @@
 """What a client does, step by step: each operation yields batches to be run and returns a result.
 
-Written once for both faces: how the batches are waited for is the client's business.
+Written once for both faces, sync and async.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 from zfast import runtime
 from zfast._core.batch import Batch
@@ -23,28 +20,22 @@ from zfast._core.types import Method, Status
 from zfast.connections import Connections
 from zfast.errors import ZfastError, error_for, redact, shortened
 from zfast.keys import check_key, check_object, directories_above
-from zfast.locations.http import HTTPLocation
-from zfast.planner import bounds, grouped, located, span
+from zfast.locations import HTTPLocation, Listing
+from zfast.planner import Span, bounds_within, grouped, located, span
+from zfast.range_support import range_support
+from zfast.steps import NewBatch, Steps
 
 __all__ = [
-    "Course",
-    "NewBatch",
     "ObjectInfo",
     "OnError",
     "Operations",
-    "Steps",
     "check_on_error",
     "fields_of",
     "first_failure",
     "read_error",
 ]
 
-_log = logging.getLogger("zfast")
-
-T = TypeVar("T")
 OnError = Literal["raise", "return"]
-NewBatch = Callable[..., Batch]
-Steps = Generator[Batch, None, T]
 
 _GET, _HEAD, _PUT, _DELETE, _MKCOL = (
     int(m) for m in (Method.GET, Method.HEAD, Method.PUT, Method.DELETE, Method.MKCOL)
@@ -52,10 +43,11 @@ _GET, _HEAD, _PUT, _DELETE, _MKCOL = (
 _OK, _MISSING, _CHANGED, _CANCELLED, _REDIRECT = (
     int(s) for s in (Status.OK, Status.MISSING, Status.CHANGED, Status.CANCELLED, Status.REDIRECT)
 )
-_BAD_REQUEST, _NOT_FOUND, _CONFLICT = 400, 404, 409
+_NOT_FOUND, _CONFLICT = 404, 409
+# How servers answer that do not know ranges from the end.
+_NO_SUFFIXES = (400, 416, 500, 501)
+_INDEX_FIELDS = b"Accept: application/json, text/html;q=0.9\r\n"
 _ASKED_AT_ONCE = 256
-# So long whole objects are asked for where a range was ignored: see WHOLE_SECONDS of the core.
-_WHOLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +75,21 @@ def check_on_error(on_error: Any) -> None:
 
 
 def read_error(
-    batch: Batch, index: int, url: str, key: str | None, byte_range: Any, method: str = "GET"
+    batch: Batch,
+    index: int,
+    url: str,
+    key: str | None,
+    byte_range: Any,
+    method: str = "GET",
+    index_of_url: int | None = None,
 ) -> ZfastError:
-    """Build the error of a completed read that is neither OK nor missing."""
+    """Build the error of a completed read that is not OK."""
     outcome = batch.outcome(index)
     details = [outcome["detail"]] if outcome["detail"] else []
     if outcome["redirected_to"] and outcome["code"] != _REDIRECT:
         details.append(f"redirected to {shortened(redact(outcome['redirected_to']))}")
+    if outcome["counts_from_end"] and outcome["status"] in _NO_SUFFIXES:
+        details.append("a server that knows no ranges from the end is read by suffix_ranges=False")
     return error_for(
         Status(outcome["code"]),
         url=url,
@@ -99,6 +99,7 @@ def read_error(
         attempts=outcome["attempts"],
         detail="; ".join(details),
         method=method,
+        index=index_of_url,
     )
 
 
@@ -125,7 +126,7 @@ class Operations:
         self.location = location
         self.connections = connections
         self.policy = policy
-        self._whole_until = 0.0
+        self.ranges = range_support(location.origin)
         self._indexes: ShardIndexes | None = None
 
     def origin(self) -> int:
@@ -154,25 +155,6 @@ class Operations:
                 for target in targets:
                     self._indexes.forget(target)
 
-    @property
-    def ignores_ranges(self) -> bool:
-        """Whether the origin has ignored a range lately: reads of one object are then one request.
-
-        That may have been a cache on the way, or one key of many: not for good.
-        """
-        return self._whole_until > 0 and time.monotonic() < self._whole_until
-
-    def learn(self, batch: Batch) -> None:
-        """Note whether the origin ignored a range of a complete batch."""
-        if batch.range_ignored:
-            is_news = not self._whole_until
-            self._whole_until = time.monotonic() + _WHOLE_SECONDS
-            if is_news:
-                _log.warning(
-                    "%s ignores byte ranges: whole objects come, of which parts are taken",
-                    self.location.origin,
-                )
-
     def error(
         self, batch: Batch, index: int, key: str, byte_range: Any = None, method: str = "GET"
     ) -> ZfastError:
@@ -181,14 +163,13 @@ class Operations:
 
     def get(self, key: str, byte_range: Any, new_batch: NewBatch) -> Steps[Body | None]:
         """The body, None where missing."""
-        batch = new_batch()
-        self._add_reads(batch, [(key, byte_range)])
+        reads = self._reads([(key, byte_range)])
+        batch = self._added(reads, new_batch())
         yield batch
+        self.ranges.learn(batch, reads.__getitem__)
         if batch.failures():
-            if (yield from self.is_below_file(key, batch.outcome(0)["status"], new_batch)):
-                return None
+            batch.discard()
             raise self.error(batch, 0, key, byte_range)
-        self.learn(batch)
         return batch.body(0)
 
     def get_many(
@@ -196,59 +177,75 @@ class Operations:
     ) -> Steps[list[Any]]:
         """Bodies, None where missing, errors where `on_error` is "return"."""
         check_on_error(on_error)
-        if self.ignores_ranges and len(items) > 1:
-            return (yield from self._get_grouped(items, on_error, new_batch))
-        batch = new_batch(fail_fast=on_error == "raise")
-        self._add_reads(batch, items)
+        reads = self._reads(items)
+        if len(items) > 1 and self.ranges.suspect:
+            return (yield from self._get_grouped(reads, items, on_error, new_batch))
+        batch = self._added(reads, new_batch(fail_fast=on_error == "raise"))
         yield batch
-        return self._results(batch, items, on_error)
+        return self._results(batch, reads, items, on_error)
 
-    def _add_reads(self, batch: Batch, items: Sequence[tuple[str, Any]]) -> None:
-        policy, origin, target, add = self.policy, self.origin(), self.location.target, batch.add
+    def _reads(self, items: Sequence[tuple[str, Any]]) -> list[tuple[bytes, Span]]:
+        target = self.location.target
+        reads: list[tuple[bytes, Span]] = []
         try:
             for key, byte_range in items:
-                add(policy, origin, _GET, target(key), *span(byte_range))
+                reads.append((target(key), span(byte_range)))
         except (TypeError, ValueError) as error:
             if len(items) == 1 or isinstance(error, ZfastError):
                 raise
-            index = len(batch)
+            index = len(reads)
             raise located(error, f"read {index} of {items[index][0]!r:.80}") from None
+        return reads
+
+    def _added(self, reads: Iterable[tuple[bytes, Span]], batch: Batch) -> Batch:
+        policy, origin, add = self.policy, self.origin(), batch.add
+        for target, wanted in reads:
+            add(policy, origin, _GET, target, *wanted)
+        return batch
 
     def _results(
-        self, batch: Batch, items: Sequence[tuple[str, Any]], on_error: OnError
+        self,
+        batch: Batch,
+        reads: Sequence[tuple[bytes, Span]],
+        items: Sequence[tuple[str, Any]],
+        on_error: OnError,
     ) -> list[Any]:
+        self.ranges.learn(batch, reads.__getitem__)
         failures = batch.failures()
         if failures and on_error == "raise":
+            # An error that is kept keeps the batch, by the frames of its traceback.
+            batch.discard()
             first = first_failure(batch)
             assert first is not None
             raise self.error(batch, first, *items[first])
         results: list[Any] = batch.bodies()
         for index in failures:
             results[index] = self.error(batch, index, *items[index])
-        self.learn(batch)
         return results
 
     def _get_grouped(
-        self, items: Sequence[tuple[str, Any]], on_error: OnError, new_batch: NewBatch
+        self,
+        reads: Sequence[tuple[bytes, Span]],
+        items: Sequence[tuple[str, Any]],
+        on_error: OnError,
+        new_batch: NewBatch,
     ) -> Steps[list[Any]]:
-        # The origin sends the whole object for every range: one request a key, sliced here.
-        wanted = [span(byte_range) for _, byte_range in items]
-        keys = [key for key, _ in items]
-        groups = grouped(zip(keys, wanted, strict=True))
-        batch = new_batch(fail_fast=on_error == "raise")
-        origin = self.origin()
-        for asked, members in groups:
-            batch.add(self.policy, origin, _GET, self.location.target(keys[members[0]]), *asked)
+        groups = grouped(dict(enumerate(reads)), self.ranges.ignores)
+        together = [(reads[members[0]][0], asked) for asked, members in groups]
+        batch = self._added(together, new_batch(fail_fast=on_error == "raise"))
         yield batch
-        results = self._results(batch, [items[members[0]] for _, members in groups], on_error)
+        firsts = [items[members[0]] for _, members in groups]
+        results = self._results(batch, together, firsts, on_error)
         found: list[Any] = [None] * len(items)
         for index, (asked, members) in enumerate(groups):
             result = results[index]
             for at in members:
-                if isinstance(result, Body):
-                    exact = asked == wanted[at]
-                    found[at] = result if exact else result.part(*bounds(wanted[at], len(result)))
-                elif result is not None:
+                wanted = reads[at][1]
+                if isinstance(result, Body) and wanted != asked:
+                    found[at] = result.part(*bounds_within(asked, wanted, len(result)))
+                elif result is None or isinstance(result, Body):
+                    found[at] = result
+                else:
                     found[at] = self.error(batch, index, *items[at])
         return found
 
@@ -257,9 +254,10 @@ class Operations:
         if buffer is None:
             raise TypeError("the buffer to read into is None")
         batch = new_batch()
-        target = self.location.target(key)
-        batch.add(self.policy, self.origin(), _GET, target, *span(byte_range), buffer)
+        read = self.location.target(key), span(byte_range)
+        batch.add(self.policy, self.origin(), _GET, read[0], *read[1], buffer)
         yield batch
+        self.ranges.learn(batch, lambda _: read)
         outcome = batch.outcome(0)
         if outcome["code"] != _OK:
             raise self.error(batch, 0, key, byte_range)
@@ -280,37 +278,32 @@ class Operations:
                 if outcome["code"] == _OK:
                     found.append(_info(outcome))
                     continue
-                missing = outcome["code"] == _MISSING or outcome["directory"]
-                if not missing and not (
-                    yield from self.is_below_file(key, outcome["status"], new_batch)
-                ):
+                if outcome["code"] != _MISSING and not outcome["directory"]:
                     raise self.error(batch, index, key, method="HEAD")
                 found.append(None)
         return found
 
-    def is_below_file(self, key: str, status: int | None, new_batch: NewBatch) -> Steps[bool]:
-        """Whether a key that was answered by this status is missing, since one above it is a file.
+    def index_pages(self, targets: Iterable[bytes], batch: Batch) -> Batch:
+        """A batch that asks for the index pages of directories, by their targets."""
+        for target in targets:
+            batch.add(
+                self.policy, self.origin(), _GET, target, fields=_INDEX_FIELDS, keep_head=True
+            )
+        return batch
 
-        zarr looks for nodes in all that is listed. For what is below a file Caddy answers 400,
-        which may mean anything; but who asks for the directory of that name it sends to the file,
-        and the file is there.
-        """
-        names = list(directories_above(key))
-        if status != _BAD_REQUEST or not names:
-            return False
-        location = self.location
-        asked = yield from self._heads(map(location.directory_target, names), new_batch)
-        files = [
-            name
-            for name, outcome in zip(names, asked, strict=True)
-            # Refused as it was redirected: where a redirect led elsewhere, the status is that of
-            # what is there.
-            if outcome["code"] == _MISSING and 300 <= (outcome["status"] or 0) < 400
-        ]
-        asked = yield from self._heads(map(location.target, files), new_batch)
-        return any(outcome["code"] == _OK and not outcome["directory"] for outcome in asked)
+    def listing(self, batch: Batch, index: int, target: bytes) -> Listing | None:
+        """What an index page of `index_pages` lists; None where none came of a known kind."""
+        body = batch.body(index) if batch.code(index) == _OK else None
+        if body is None:
+            return None
+        outcome = batch.outcome(index)
+        content_type = fields_of(outcome["head"]).get("content-type", "")
+        return self.location.parse_listing(
+            bytes(body), content_type, target, outcome["redirected_to"]
+        )
 
-    def _heads(self, targets: Iterable[bytes], new_batch: NewBatch) -> Steps[list[dict[str, Any]]]:
+    def heads(self, targets: Iterable[bytes], new_batch: NewBatch) -> Steps[list[dict[str, Any]]]:
+        """What came of a HEAD of each target."""
         batch = new_batch()
         for target in targets:
             batch.add(self.policy, self.origin(), _HEAD, target)
@@ -320,23 +313,33 @@ class Operations:
         return [batch.outcome(index) for index in range(len(batch))]
 
     def put_many(
-        self, items: Sequence[tuple[str, Any]], if_absent: bool, new_batch: NewBatch
+        self,
+        items: Sequence[tuple[str, Any]],
+        if_absent: bool,
+        new_batch: NewBatch,
+        *,
+        repeatable: bool | None = None,
     ) -> Steps[bool]:
-        """False where `if_absent` kept one from being written."""
+        """False where `if_absent` kept one from being written.
+
+        Sent twice, a conditional PUT may find what it has written itself: it is `repeatable` only
+        for who does not ask whose it is.
+        """
+        repeatable = not if_absent if repeatable is None else repeatable
         for key, data in items:
             if check_key(key):
                 # The empty one is the base URL, which may be an object's.
                 check_object(key)
             if data is None:
                 raise TypeError(f"the content of {key!r} is None, not a buffer of bytes")
-        batch = yield from self._put(items, if_absent, new_batch)
+        batch = yield from self._put(items, if_absent, repeatable, new_batch)
         failed = first_failure(batch)
         if failed is not None and batch.outcome(failed)["status"] in (_CONFLICT, _NOT_FOUND):
             # WebDAV leaves it to the client to make the directories, and asks for them by 409 (RFC
             # 4918, section 9.7.1); servers that are written in Go by 404.
             items = [item for index, item in enumerate(items) if batch.code(index) != _OK]
             yield from self._make_directories([key for key, _ in items], new_batch)
-            batch = yield from self._put(items, if_absent, new_batch)
+            batch = yield from self._put(items, if_absent, repeatable, new_batch)
             failed = first_failure(batch)
         if failed is None:
             return True
@@ -345,19 +348,22 @@ class Operations:
             return False
         if if_absent and batch.outcome(failed)["status"] == _CONFLICT:
             # As Azure says that there is one.
-            (found,) = yield from self._heads([self.location.target(key)], new_batch)
+            (found,) = yield from self.heads([self.location.target(key)], new_batch)
             if found["code"] == _OK and not found["directory"]:
                 return False
         raise self.error(batch, failed, key, method="PUT")
 
     def _put(
-        self, items: Sequence[tuple[str, Any]], if_absent: bool, new_batch: NewBatch
+        self,
+        items: Sequence[tuple[str, Any]],
+        if_absent: bool,
+        repeatable: bool,
+        new_batch: NewBatch,
     ) -> Steps[Batch]:
         batch = new_batch(fail_fast=True)
         origin = self.origin()
         targets: list[bytes] = []
         for key, data in items:
-            # Sent twice, a conditional PUT would find what it has written itself.
             target = self.location.target(key)
             targets.append(target)
             batch.add(
@@ -367,7 +373,7 @@ class Operations:
                 target,
                 fields=b"If-None-Match: *\r\n" if if_absent else b"",
                 content=data,
-                repeatable=not if_absent,
+                repeatable=repeatable,
             )
         yield from self._change(batch, targets)
         return batch
@@ -420,25 +426,3 @@ def _info(outcome: Mapping[str, Any]) -> ObjectInfo:
 def fields_of(head: bytes) -> dict[str, str]:
     """The fields of a response head, by their names in lower case."""
     return {name.lower(): value for name, value in parse_fields(head)}
-
-
-class Course(Generic[T]):
-    """An operation under way: its batches one after another, then its result."""
-
-    result: T
-
-    def __init__(self, steps: Steps[T]) -> None:
-        self._steps = steps
-
-    def close(self) -> None:
-        """End it where it is: what it has begun is seen to at once, not when it is collected."""
-        with contextlib.suppress(ValueError):  # a thread that was left alone is at it
-            self._steps.close()
-
-    def advance(self) -> Batch | None:
-        """The next batch to run, None when there is a result."""
-        try:
-            return next(self._steps)
-        except StopIteration as stop:
-            self.result = stop.value
-            return None

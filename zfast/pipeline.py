@@ -1,7 +1,7 @@
 """FastCodecPipeline: one read of a FastStore's array is one native batch, and so is one write.
 
 Whatever the core cannot do is done by zarr's own pipeline, counted, and said once in the log.
-Arrays on other stores are zarr's throughout.
+Arrays on other stores are zarr's throughout: as objects too, from zarr 3.1 on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import RangeByteRequest
 from zarr.codecs import ShardingCodec
+from zarr.core.array import create_codec_pipeline
 from zarr.core.array_spec import ArraySpec
 from zarr.core.codec_pipeline import BatchedCodecPipeline
 from zarr.registry import register_pipeline
@@ -64,6 +65,33 @@ class FastCodecPipeline(BatchedCodecPipeline):
     zarr makes it from its configuration (``codec_pipeline.path``) as it opens an array; see
     `choose_pipeline`. Equal, and pickled, as zarr's own is.
     """
+
+    @classmethod
+    def from_array_metadata_and_store(cls, array_metadata: Any, store: Any) -> Any:
+        """Make zarr's own pipeline for an array on another store, where a FastStore chose ours.
+
+        Such an array is equal to, and pickled and tokenised as, one of a process without zfast.
+
+        Parameters
+        ----------
+        array_metadata : ArrayV2Metadata or ArrayV3Metadata
+            Of the array.
+        store : zarr.abc.store.Store
+            That it is on.
+
+        Raises
+        ------
+        NotImplementedError
+            For a FastStore: zarr then makes one of these by the codecs alone.
+        """
+        if not _chosen or isinstance(store, KeyMapping):
+            raise NotImplementedError("made by its codecs")
+        made: Any = create_codec_pipeline(array_metadata)
+        if type(made) is not cls:
+            return made
+        return BatchedCodecPipeline(
+            **{field.name: getattr(made, field.name) for field in fields(made) if field.init}
+        )
 
     @cached_property
     def _recipes(self) -> Recipes:
@@ -395,11 +423,20 @@ def choose_pipeline() -> None:
     ``codec_pipeline.path`` before or afterwards has the last word.
     """
     global _chosen
-    default = f"{BatchedCodecPipeline.__module__}.{BatchedCodecPipeline.__qualname__}"
-    if not _chosen and zarr.config.get("codec_pipeline.path") == default:
-        ours = f"{FastCodecPipeline.__module__}.{FastCodecPipeline.__qualname__}"
+    default, ours = (
+        f"{pipeline.__module__}.{pipeline.__qualname__}"
+        for pipeline in (BatchedCodecPipeline, FastCodecPipeline)
+    )
+    path = zarr.config.get("codec_pipeline.path")
+    if not _chosen and path == default:
         zarr.config.set({"codec_pipeline.path": ours})
         _chosen = True
+    elif _chosen and path == default:
+        _log.info(
+            "zarr.config names zarr's own codec pipeline again, which reads what is opened now: "
+            "zarr.config.set({'codec_pipeline.path': %r}) is the native one",
+            ours,
+        )
 
 
 # For processes that were told of it by name alone the entry point of pyproject.toml does this.

@@ -6,9 +6,9 @@ and a suffix longer than the object is the whole object: as zarr's LocalStore ha
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from operator import index, itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from zfast._core.types import RangeKind
 
@@ -17,6 +17,7 @@ __all__ = [
     "Group",
     "Span",
     "bounds",
+    "bounds_within",
     "coalesced",
     "grouped",
     "key_ranges",
@@ -36,14 +37,20 @@ _WHOLE, _BOUNDED, _OFFSET, _SUFFIX, _EMPTY = (
     )
 )
 
+_BOUNDS = ("offset", "suffix", "start", "end", "stop", "length", "size", "nbytes", "count")
+
+K = TypeVar("K", bound=Hashable)
 # (RangeKind, start, end): see types.pxd.
 Span = tuple[int, int, int]
 WHOLE: Span = (_WHOLE, 0, 0)
+_NOTHING: Span = (_EMPTY, 0, 0)
 # A byte range to ask for, and the indexes of those that it serves.
 Group = tuple[Any, list[int]]
 
 # The engine counts in 64 bits, of which one is the sign: no object is longer.
 _MOST = 2**63 - 1
+# Bytes that nobody wants, between two ranges that are asked for as one: it is held as a whole.
+_MOST_BETWEEN = 1 << 20
 
 
 def span(byte_range: Any) -> Span:
@@ -74,15 +81,23 @@ def span(byte_range: Any) -> Span:
         if len(byte_range) == 2:
             return _between(*byte_range)
     elif hasattr(byte_range, "suffix"):
-        return _last(index(byte_range.suffix))
+        if not _says_more(byte_range, "suffix"):
+            return _last(index(byte_range.suffix))
     elif hasattr(byte_range, "offset"):
-        return _from(index(byte_range.offset))
+        if not _says_more(byte_range, "offset"):
+            return _from(index(byte_range.offset))
     elif hasattr(byte_range, "start") and hasattr(byte_range, "end"):
         return _between(index(byte_range.start), index(byte_range.end))
     raise TypeError(
         f"Unexpected byte_range, got {byte_range!r}: it is None, (start, end), or one of zarr's "
         "byte requests"
     )
+
+
+def _says_more(byte_range: Any, known: str) -> bool:
+    # Of a type of the caller's own, say with an offset and a length: to leave that out would be to
+    # read up to the end of the object.
+    return any(name != known and hasattr(byte_range, name) for name in _BOUNDS)
 
 
 def _last(count: int) -> Span:
@@ -137,41 +152,74 @@ def coalesced(byte_ranges: Sequence[Any], max_gap: int, max_size: int) -> list[G
             bounded.append((wanted.start, wanted.end, at))
         else:
             groups.append((wanted, [at]))
-    first, past, members = 0, 0, list[int]()
-    for start, end, at in sorted(bounded, key=itemgetter(0)):
-        if members and start - past <= max_gap and max(past, end) - first <= max_size:
-            past = max(past, end)
-            members.append(at)
-            groups[-1] = ((first, past), members)
-        else:
-            first, past, members = start, end, [at]
-            groups.append((byte_ranges[at], members))
+    for first, past, members in _runs(bounded, max_gap, max_size):
+        groups.append((byte_ranges[members[0]] if len(members) == 1 else (first, past), members))
     return groups
 
 
-def grouped(reads: Iterable[tuple[Hashable, Span]]) -> list[tuple[Span, list[int]]]:
-    """Say which requests serve some reads where every range costs the whole object.
+def _runs(
+    ranges: Iterable[tuple[int, int, int]], max_gap: int, max_size: int
+) -> list[tuple[int, int, list[int]]]:
+    # Start, end and index of each range → start, end and indexes of those that are neighbours.
+    runs: list[tuple[int, int, list[int]]] = []
+    for start, end, at in sorted(ranges, key=itemgetter(0)):
+        if runs:
+            first, past, members = runs[-1]
+            if start - past <= max_gap and max(past, end) - first <= max_size:
+                members.append(at)
+                runs[-1] = first, max(past, end), members
+                continue
+        runs.append((start, end, [at]))
+    return runs
+
+
+def grouped(reads: Mapping[int, tuple[K, Span]], ignores: Callable[[K], bool]) -> list[Group]:
+    """Say which requests serve some reads, where a range may cost its object up to its end.
 
     Parameters
     ----------
-    reads : iterable of (hashable, Span)
+    reads : mapping of int to (hashable, Span)
         Of which object, and what of it.
+    ignores : callable
+        Whether ranges of an object are ignored: several reads of one are then one request where
+        they are near each other, which costs no more than the dearest of them.
 
     Returns
     -------
     list of (Span, list of int)
-        What each request asks for, and the indexes of the reads that it serves: several reads of
-        one object are one request, to be sliced.
+        What each request asks for, and the reads that it serves; see `bounds_within`.
     """
-    groups: dict[Hashable, tuple[Span, list[int]]] = {}
-    for at, (of, wanted) in enumerate(reads):
-        if of not in groups:
-            groups[of] = (wanted, [at])
+    groups: list[Group] = []
+    together: dict[K, list[int]] = {}
+    for at, (of, wanted) in reads.items():
+        if ignores(of):
+            together.setdefault(of, []).append(at)
         else:
-            members = groups[of][1]
-            members.append(at)
-            groups[of] = (WHOLE, members)
-    return list(groups.values())
+            groups.append((wanted, [at]))
+    for members in together.values():
+        groups += _covering([(reads[at][1], at) for at in members])
+    return groups
+
+
+def _covering(reads: Iterable[tuple[Span, int]]) -> Iterator[Group]:
+    # By kind, and by where they begin.
+    several = sorted(reads)
+    if any(wanted == WHOLE for wanted, _ in several):
+        yield WHOLE, [at for _, at in several]
+        return
+    of_kind: dict[int, list[tuple[Span, int]]] = {}
+    for read in several:
+        of_kind.setdefault(read[0][0], []).append(read)
+    for kind in (_EMPTY, _SUFFIX):
+        if alike := of_kind.get(kind):
+            yield alike[-1][0], [at for _, at in alike]
+    ranges = [
+        (start, _MOST if kind == _OFFSET else end, at)
+        for kind in (_BOUNDED, _OFFSET)
+        for (_, start, end), at in of_kind.get(kind, ())
+    ]
+    for first, past, members in _runs(ranges, _MOST_BETWEEN, _MOST):
+        yield ((_BOUNDED, first, past) if past < _MOST else _from(first)), members
 
 
 def bounds(wanted: Span, size: int) -> tuple[int, int]:
@@ -186,6 +234,13 @@ def bounds(wanted: Span, size: int) -> tuple[int, int]:
     if kind == _BOUNDED:
         return min(start, size), min(end, size)
     return 0, 0
+
+
+def bounds_within(asked: Span, wanted: Span, size: int) -> tuple[int, int]:
+    """Return start and exclusive end of a range in what came, `size` bytes, for one around it."""
+    kind, start, end = wanted
+    first = asked[1] if asked[0] in (_BOUNDED, _OFFSET) else 0
+    return bounds((kind, max(start - first, 0), max(end - first, 0)), size)
 
 
 def key_ranges(items: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:

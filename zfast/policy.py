@@ -97,6 +97,7 @@ def policy_for(
     max_concurrency: int,
     missing_status: Iterable[int],
     *,
+    suffix_ranges: bool,
     keys_only: bool,
 ) -> Policy:
     """What the engine needs to know of a client, from its settings."""
@@ -120,5 +121,6 @@ def policy_for(
         setting("hedge_budget"),
         setting("hedge_floor"),
         max_concurrency,
+        suffix_ranges,
         keys_only,
     )

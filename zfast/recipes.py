@@ -45,6 +45,8 @@ _NUMCODECS_STEPS = {
 }
 _SHUFFLE = "numcodecs.shuffle.Shuffle"
 _DELTA = "numcodecs.delta.Delta"
+_BITROUND = "numcodecs.bitround.BitRound"
+_QUANTIZE = "numcodecs.quantize.Quantize"
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def describe(pipeline: Any, spec: Any, out_dtype: np.dtype[Any]) -> Description 
 
 
 def why_not(pipeline: Any, spec: Any, out_dtype: np.dtype[Any]) -> str:
-    """Say in a few words why `describe` gives None, such as "codec numcodecs.quantize"; else ""."""
+    """Say in a few words why `describe` gives None, such as "codec numcodecs.pcodec"; else ""."""
     try:
         _described(pipeline, spec, out_dtype)
     except _UnsupportedError as error:
@@ -149,6 +151,7 @@ def _chain(
     axes = tuple(range(len(shape)))
     # What comes later in the chain is undone earlier.
     steps: list[Step] = []
+    filters: list[str] = []
     stored_dtype = dtype
     shard: Description | None = None
     for codec in codecs:
@@ -162,8 +165,9 @@ def _chain(
             axes = tuple(axes[axis] for axis in codec.order)
         elif name == _BYTES:
             stored_dtype = _in_byte_order(dtype, codec)
-            if steps and stored_dtype != dtype:
-                raise _UnsupportedError("codec numcodecs.delta in another byte order")
+            if filters and stored_dtype != dtype:
+                # Which numcodecs takes for the one that it was made with.
+                raise _UnsupportedError(f"codec {filters[-1]} in another byte order")
         elif name == _SHARDING:
             if steps:
                 raise _UnsupportedError("codec numcodecs.delta around shards")
@@ -171,6 +175,7 @@ def _chain(
         elif name in _STEPS:
             steps.insert(0, (_STEPS[name], 0))
         elif type(codec).__module__ in _WRAPPERS:
+            filters.append(_label(codec))
             steps[:0] = _wrapped_steps(codec, dtype)
         else:
             raise _UnsupportedError(f"codec {_label(codec)}")
@@ -220,8 +225,10 @@ def _wrapped_steps(codec: Any, dtype: np.dtype[Any]) -> list[Step]:
     if name == _SHUFFLE and codec.codec_config.get("elementsize") is None:
         raise _UnsupportedError("codec numcodecs.shuffle without elementsize")
     # Between arrays, so that its dtype matters; among bytes it is only a view.
-    if name == _DELTA and wrapped.dtype != dtype:
-        raise _UnsupportedError("codec numcodecs.delta of another dtype")
+    if name in (_DELTA, _QUANTIZE) and wrapped.dtype != dtype:
+        raise _UnsupportedError(f"codec {_label(codec)} of another dtype")
+    if name == _BITROUND and dtype.kind != "f":
+        raise _UnsupportedError(f"codec {_label(codec)} of what is no float")
     return _numcodecs_steps((wrapped,))
 
 
@@ -239,6 +246,9 @@ def _numcodecs_steps(codecs: Iterable[Any]) -> list[Step]:
                 steps.insert(0, ("shuffle", int(codec.elementsize)))
         elif name == _DELTA and _is_plain_delta(codec):
             steps.insert(0, ("delta", int(codec.dtype.itemsize)))
+        elif name == _BITROUND or (name == _QUANTIZE and codec.dtype == codec.astype):
+            # They lose what they lose in encoding: there is nothing to be undone.
+            continue
         else:
             raise _UnsupportedError(f"codec {_label(codec)}")
     return steps

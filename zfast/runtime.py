@@ -22,12 +22,13 @@ from zfast._core.batch import LATE_SECONDS, NO_MORE
 from zfast._core.calls import Calls
 from zfast._core.engine import Engine
 from zfast._core.policy import after_fork_in_child
-from zfast.config import setting
+from zfast.config import setting, source
 
 __all__ = [
     "LATE_SECONDS",
     "NO_MORE",
     "connection_limit",
+    "connection_limits",
     "current",
     "fork_guard",
     "on_end",
@@ -35,6 +36,7 @@ __all__ = [
     "report",
     "running",
     "serve_with",
+    "settings_taken",
 ]
 
 _log = logging.getLogger("zfast")
@@ -44,11 +46,15 @@ _RESERVED_DESCRIPTORS = 32
 _JOIN_SECONDS = 0.5
 # The engine asks for more where hosts are far.
 _FIRST_THREADS = 10
+# What an engine takes at its start and keeps. Not max_concurrency, which a client may raise, and
+# takes for itself.
+_TAKEN = ("io_threads", "decode_threads", "dial_threads", "idle_timeout", "max_head_size")
 
 _engine: Engine | None = None
 # Whether exit has begun, and the engine that it has ended.
 _is_over = False
 _ended: Engine | None = None
+_taken: dict[str, tuple[Any, str]] = {}
 _threads: list[threading.Thread] = []
 _serve: Callable[[Calls, str, int, int], None] | None = None
 _forgets: list[Callable[[], None]] = []
@@ -78,6 +84,11 @@ def on_end(tell: Callable[[], None]) -> None:
 def running() -> Engine | None:
     """The engine, if there is one."""
     return _engine
+
+
+def settings_taken() -> dict[str, tuple[Any, str]]:
+    """Settings that the running engine keeps, each with its source then; none without an engine."""
+    return {} if _engine is None or _engine.stopped else _taken
 
 
 def current() -> Engine:
@@ -118,6 +129,11 @@ def connection_limit(max_concurrency: int) -> int:
     return max(1, min(max_concurrency, (soft - _RESERVED_DESCRIPTORS) // 2))
 
 
+def connection_limits(max_concurrency: int) -> tuple[int, int]:
+    """How many connections are for so many requests, and how many there may be at most."""
+    return connection_limit(max_concurrency), connection_limit(3 * max_concurrency)
+
+
 def _has_real_threads() -> bool:
     # From Python 3.13 on the first. A debugger has others too, which start threads as they are.
     starters = (getattr(threading, f"_start_{kind}_thread", None) for kind in ("joinable", "new"))
@@ -128,6 +144,7 @@ def _has_real_threads() -> bool:
 
 
 def _start() -> Engine:
+    global _taken
     if not _has_real_threads():
         raise RuntimeError(
             "zfast's threads wait without Python, and what is in place of this process's threads "
@@ -137,14 +154,16 @@ def _start() -> Engine:
         # As Thread.start says from Python 3.12 on; before, it waits for ever for the new thread.
         raise RuntimeError(NO_MORE)
     max_concurrency = setting("max_concurrency")
+    taken = {name: (setting(name), source(name)) for name in _TAKEN}
+    values = {name: value for name, (value, _) in taken.items()}
     engine = Engine(
-        setting("io_threads"),
+        values["io_threads"],
         max_concurrency,
-        connection_limit(max_concurrency),
-        setting("idle_timeout"),
-        setting("max_head_size"),
-        setting("dial_threads"),
-        setting("decode_threads"),
+        *connection_limits(max_concurrency),
+        values["idle_timeout"],
+        values["max_head_size"],
+        values["dial_threads"],
+        values["decode_threads"],
     )
     if _engine is not None and not _engine.stopped:
         # Of a signal's handler that read meanwhile.
@@ -152,11 +171,12 @@ def _start() -> Engine:
         return _engine
     _threads.clear()
     try:
-        _add_threads(engine, min(_FIRST_THREADS, setting("dial_threads")))
+        _add_threads(engine, min(_FIRST_THREADS, values["dial_threads"]))
     except BaseException:
         # There are too many threads.
         engine.stop()
         raise
+    _taken = taken
     return engine
 
 

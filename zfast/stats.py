@@ -25,11 +25,11 @@ def stats() -> dict[str, Any]:
     -------
     dict
         ``batches`` (handed to the engine), ``requests`` (HTTP exchanges begun), ``reads``
-        (operations completed), ``missing``, ``failed``, ``bytes_received``, ``bytes_sent``,
-        ``retries``, ``stale_retries`` (free ones: an idle connection had been closed),
-        ``redirects``, ``resumed``, ``split`` (reads over several
-        connections), ``hedges`` (requests sent a second time because their answer
-        was late), ``hedge_wins`` (of which the second answer came first),
+        (operations that came to their end: by success, or one of the next three), ``missing``,
+        ``failed``, ``cancelled``, ``bytes_received``, ``bytes_sent``, ``retries``,
+        ``stale_retries`` (free ones: an idle connection had been closed), ``redirects``,
+        ``resumed``, ``split`` (reads over several connections), ``hedges`` (requests sent a second
+        time because their answer was late), ``hedge_wins`` (of which the second answer came first),
         ``ranges_ignored`` (reads of a part for which the server sent the whole object),
         ``throttled`` (answers 429 and 503); ``first_byte`` and ``transfer``, histograms whose
         element b counts times below 2**b µs that no earlier element counts;
@@ -39,10 +39,12 @@ def stats() -> dict[str, Any]:
         ``fallback_chunks``, read by zarr's own codec pipeline.
         Of the process also ``connections_opened`` (by urllib3, for the engine),
         ``connections_pooled`` (those that came open out of a urllib3 pool),
-        ``connections_closed``, ``connections_through_python``, ``batches_attended`` (small ones,
-        whose I/O the thread did that waited for them), and of this moment ``in_flight``,
-        ``connections``, ``dialling``, ``delayed``, ``origins``, ``max_in_flight`` and
-        ``max_connections``: 0 while no engine runs.
+        ``connections_closed`` (of these, by zfast: what is left of those opened is with the engine,
+        or lies in a pool or went with one that urllib3 let go), ``connections_through_python``,
+        ``batches_attended`` (small ones, whose I/O the thread did that waited for them), and of
+        this moment ``in_flight``, ``connections``, ``dialling``, ``delayed``, ``origins``,
+        ``max_in_flight`` and
+        ``max_connections``: 0 while no engine runs. All but those of this moment only grow.
     """
     numbers = dict.fromkeys(SNAPSHOT, 0) | process_counters()
     engine = runtime.running()
@@ -58,13 +60,14 @@ class Configuration:
     Attributes
     ----------
     settings : dict of str to (value, source)
-        Resolved values; the source is ``"default"``, ``"config"`` or an environment variable.
+        Resolved values; the source is ``"default"``, ``"config"`` or an environment variable. What
+        the engine took at its start it keeps: a value that was set since is named as too late.
     parts : dict of str to str
         What does each part of the work in this process.
     """
 
     def __init__(self) -> None:
-        self.settings = {name: (setting(name), source(name)) for name in SETTINGS}
+        self.settings = {name: _in_force(name) for name in SETTINGS}
         self.parts = _parts()
 
     def __str__(self) -> str:
@@ -85,8 +88,24 @@ class Configuration:
 
 
 def show_config() -> Configuration:
-    """The settings that hold now, where each comes from, and which native parts are active."""
+    """The settings that hold now, where each comes from, and which native parts are active.
+
+    Returns
+    -------
+    Configuration
+        Those of the engine (``io_threads``, ``decode_threads``, ``dial_threads``, ``idle_timeout``
+        and ``max_head_size``) are what it runs with, once it does; what was set since is beside it.
+    """
     return Configuration()
+
+
+def _in_force(name: str) -> tuple[Any, str]:
+    """The value of a setting, and where it comes from."""
+    configured = setting(name), source(name)
+    value, origin = runtime.settings_taken().get(name, configured)
+    if configured[0] != value:
+        origin = f"{origin}; {configured[0]} ({configured[1]}) is too late, the engine runs"
+    return value, origin
 
 
 def _parts() -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 from zarr.abc.store import RangeByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
@@ -23,16 +23,15 @@ from zfast._zarr3 import (
     directory_of,
     to_buffer,
 )
-from zfast.client import Client
+from zfast.client import Client, ObjectInfo
 from zfast.collector import Collector
 from zfast.errors import (
-    ConnectionFailedError,
     MissingKeyError,
-    ResponseError,
     ZfastError,
     error_for,
 )
 from zfast.keys import names_object
+from zfast.options import ClientOptions
 from zfast.pipeline import choose_pipeline
 from zfast.planner import Group, bounds, span
 
@@ -53,7 +52,7 @@ _Indexed = Sequence[tuple[int, Buffer | None]]
 
 # Both bases define `clear`, `get`, `__eq__` and `__hash__`. Store comes first, for `clear` is a
 # coroutine to zarr; `get` serves both by its arguments. What is better of KeyMapping's the class
-# body names again (Store's abstract `__eq__` also takes `__hash__` away).
+# body calls or names again (Store's abstract `__eq__` also takes `__hash__` away).
 class FastStore(Store, KeyMapping):
     """The objects below a URL as a zarr store and as a mapping of keys to bytes.
 
@@ -97,7 +96,16 @@ class FastStore(Store, KeyMapping):
         # zarr's own pipeline then reads and writes arrays, through these methods.
         cls._plain = all(getattr(cls, name) is getattr(FastStore, name) for name in _ACCESS)
 
-    __init__ = KeyMapping.__init__
+    # Written out: a method that is only named again is Any to type checkers.
+    def __init__(
+        self,
+        url: str,
+        *,
+        read_only: bool = True,
+        pipeline: bool | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> None:
+        KeyMapping.__init__(self, url, read_only=read_only, pipeline=pipeline, **options)
 
     def _set_up(self, client: Client, read_only: bool, pipeline: bool) -> None:
         Store.__init__(self, read_only=read_only)
@@ -109,7 +117,13 @@ class FastStore(Store, KeyMapping):
 
     __eq__ = KeyMapping.__eq__
     __hash__ = KeyMapping.__hash__
-    with_read_only = KeyMapping.with_read_only
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """A store of the same configuration but for `read_only`, on the same client.
+
+        It need not be opened; closing one of the two leaves the other usable.
+        """
+        return KeyMapping.with_read_only(self, read_only)
 
     # ----------------------------------------------------------------------------- opened, closed
 
@@ -177,15 +191,10 @@ class FastStore(Store, KeyMapping):
         return Mapping.get(self, key, default if prototype is None else prototype)
 
     async def _get(self, key: str, prototype: BufferPrototype, byte_range: Any) -> Buffer | None:
-        client = self._use()
+        self._use()
         check_range(byte_range)
-        try:
-            body = await self._collector.read(key, byte_range)
-        except ResponseError as error:
-            below = functools.partial(client._operations.is_below_file, key, error.status)
-            if not await client._run_async(below):
-                raise
-            body = None
+        reading = functools.partial(self._collector.read, byte_range=byte_range)
+        body = await self._refusals.read_async(key, reading)
         return to_buffer(prototype, body)
 
     def get_sync(
@@ -330,10 +339,15 @@ class FastStore(Store, KeyMapping):
             method=method,
         )
 
+    async def _head(self, key: str) -> ObjectInfo | None:
+        client = self._use()
+        if not names_object(key):
+            return None
+        return await self._refusals.read_async(key, client.head_async)
+
     async def exists(self, key: str) -> bool:
         """Whether there is such a key, by one HEAD."""
-        client = self._use()
-        return names_object(key) and await client.head_async(key) is not None
+        return await self._head(key) is not None
 
     async def getsize(self, key: str) -> int:
         """Size of a value in bytes, by one HEAD.
@@ -343,8 +357,7 @@ class FastStore(Store, KeyMapping):
         MissingKeyError
             If the key is missing.
         """
-        client = self._use()
-        info = await client.head_async(key) if names_object(key) else None
+        info = await self._head(key)
         if info is None:
             raise self._missing(key, "HEAD")
         if info.size is not None:
@@ -377,7 +390,9 @@ class FastStore(Store, KeyMapping):
         client = self._use()
         items = [(key, content_of(key, value)) for key, value in items]
         contents = self._contents(items)
-        await client._run_async(functools.partial(client._operations.put_many, contents, if_absent))
+        # Whether it was there before, or this has written it by an earlier attempt, nobody asks.
+        put = functools.partial(client._operations.put_many, contents, if_absent, repeatable=True)
+        await client._run_async(put)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write a key with PUT.
@@ -398,17 +413,12 @@ class FastStore(Store, KeyMapping):
 
         The PUT is conditional (``If-None-Match: *``, RFC 9110, section 13.1.2). A server that
         does not know conditions would write all the same, so it is asked first whether the key
-        exists: only there, and only between these two requests, can another's value be lost.
+        exists: only there, and only between that question and the PUT, which a retry may make
+        later, can another's value be lost.
         """
         self._check_writable()
-        if await self.exists(key):
-            return
-        try:
+        if not await self.exists(key):
             await self._put([(key, value)], if_absent=True)
-        except ConnectionFailedError:
-            # Not sent again by itself, since it may have been written; that can be asked.
-            if not await self.exists(key):
-                await self._put([(key, value)], if_absent=True)
 
     async def _set_many(self, values: Iterable[tuple[str, Buffer]]) -> None:
         await self._put(values)

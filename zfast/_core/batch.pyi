@@ -152,9 +152,11 @@ class Batch:
     def done(self) -> bool:
         """Whether every read is complete."""
 
-    @property
-    def range_ignored(self) -> bool:
-        """Whether a server answered a range with the whole object."""
+    def ranges_ignored(self) -> list[int]:
+        """Indexes of the completed reads for whose range the whole object came."""
+
+    def ranges_answered(self) -> list[int]:
+        """Indexes of the completed reads that a range came for (206 Partial Content)."""
 
     def code(self, index: int) -> int:
         """The Status of a completed read."""

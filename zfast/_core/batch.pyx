@@ -31,19 +31,25 @@ from zfast._core.finishing cimport scheduler_cancel, scheduler_cancel_all
 from zfast._core.origins cimport batch_holds, batch_lets_go, origin_known
 from zfast._core.policy cimport Policy
 from zfast._core.reactor cimport reactor_attend
-from zfast._core.request cimport Request
+from zfast._core.request cimport Request, request_ask_size
 from zfast._core.scheduler cimport scheduler_admit, scheduler_seal, scheduler_submit
 from zfast._core.state cimport BatchState, Notices, Origin, Scheduler, monotonic, wait_for
 from zfast._core.tls cimport tls_block_broken_pipes, tls_unblock_broken_pipes
 from zfast._core.types cimport (
     METHOD_GET,
+    RANGE_SUFFIX,
     STATUS_CANCELLED,
+    STATUS_FIRST_BYTE_TIMEOUT,
     STATUS_MISSING,
     STATUS_OK,
+    STATUS_READ_TIMEOUT,
     STATUS_REDIRECT,
     Method,
     RangeKind,
 )
+
+cdef enum:
+    PARTIAL_CONTENT = 206
 
 # How long a signal may wait for the main thread to notice it.
 cdef double SIGNAL_CHECK_SECONDS = 0.05
@@ -255,6 +261,8 @@ cdef class Batch:
         request.measured = pinned is None
         request.keep_head = keep_head
         request.repeatable = repeatable and (policy.state.retry.methods >> method) & 1
+        if kind == RANGE_SUFFIX and method == METHOD_GET and not policy.state.suffix_ranges:
+            request_ask_size(request)
         if pinned is not None:
             request.memory = <char*>pinned._view.buf
             request.capacity = pinned._view.len
@@ -428,14 +436,18 @@ cdef class Batch:
         """Whether every read is complete."""
         return self.state.done
 
-    @property
-    def range_ignored(self):
-        """Whether a server answered a range with the whole object."""
+    def ranges_ignored(self):
+        """Indexes of the completed reads for whose range the whole object came."""
         cdef size_t index
-        for index in range(self.state.requests.size()):
-            if self.state.requests[index].range_ignored:
-                return True
-        return False
+        return [index for index in range(self.state.requests.size())
+                if self.state.requests[index].range_ignored]
+
+    def ranges_answered(self):
+        """Indexes of the completed reads that a range came for (206 Partial Content)."""
+        cdef size_t index
+        return [index for index in range(self.state.requests.size())
+                if self.state.requests[index].http_status == PARTIAL_CONTENT
+                and self.state.requests[index].code == STATUS_OK]
 
     def code(self, size_t index):
         """The Status of a completed read."""
@@ -475,7 +487,8 @@ cdef class Batch:
             "delivered": request.delivered,
             "object_size": request.object_size if request.object_size >= 0 else None,
             "range_ignored": request.range_ignored,
-            "detail": request.detail.decode("utf-8", "replace"),
+            "counts_from_end": request.wanted.kind == RANGE_SUFFIX,
+            "detail": request.detail.decode("utf-8", "replace") or _limit(request),
             "directory": request.code == STATUS_REDIRECT and request.names_directory,
             "location": request.location.decode("latin-1"),
             "redirected_to": (
@@ -501,6 +514,15 @@ cdef class Batch:
         request.slab = NULL
         request.memory = NULL
         return body
+
+
+cdef str _limit(Request* request):
+    # What has run out, where that is so.
+    if request.code == STATUS_FIRST_BYTE_TIMEOUT:
+        return f"{request.policy.first_byte_timeout:g} s"
+    if request.code == STATUS_READ_TIMEOUT:
+        return f"{request.policy.read_timeout:g} s"
+    return ""
 
 
 cdef bint _wait_until_done(Scheduler* s, BatchState* state) noexcept nogil:

@@ -4,9 +4,9 @@ from typing import Any, SupportsIndex, overload
 class Body:
     """The bytes of one read, without a copy: read-only, with the buffer protocol.
 
-    ``bytes(body)``, ``memoryview(body)`` and ``numpy.frombuffer(body, dtype)`` all work, the last
-    two on the memory that the network filled. Small bodies of one batch share slabs of up to 4 MiB:
-    copy (``bytes(body)``) what should outlive the others.
+    ``bytes(body)``, ``memoryview(body)`` and ``numpy.frombuffer(memoryview(body), dtype)`` all
+    work, the last two on the memory that the network filled. Small bodies of one batch share slabs
+    of up to 4 MiB: copy (``bytes(body)``) what should outlive the others.
     """
 
     def __len__(self) -> int: ...
@@ -16,10 +16,14 @@ class Body:
     def __getitem__(self, index: SupportsIndex, /) -> int: ...
     @overload
     def __getitem__(self, index: slice, /) -> memoryview: ...
+    def __eq__(self, other: object, /) -> bool: ...
     def __contains__(self, item: object, /) -> bool: ...
     def __iter__(self) -> Iterator[int]: ...
     def part(self, start: int, end: int) -> Body:
-        """The bytes from `start` to `end` (exclusive) as a Body of the same memory."""
+        """The bytes from `start` to `end` (exclusive) as a Body of the same memory.
+
+        As much of them as there is: neither counts from the end, as a slice's would.
+        """
 
     def __hash__(self) -> int: ...
 

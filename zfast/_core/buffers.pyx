@@ -256,9 +256,9 @@ cdef void arena_free(Arena* arena) noexcept nogil:
 cdef class Body:
     """The bytes of one read, without a copy: read-only, with the buffer protocol.
 
-    ``bytes(body)``, ``memoryview(body)`` and ``numpy.frombuffer(body, dtype)`` all work, the last
-    two on the memory that the network filled. Small bodies of one batch share slabs of up to 4 MiB:
-    copy (``bytes(body)``) what should outlive the others.
+    ``bytes(body)``, ``memoryview(body)`` and ``numpy.frombuffer(memoryview(body), dtype)`` all
+    work, the last two on the memory that the network filled. Small bodies of one batch share slabs
+    of up to 4 MiB: copy (``bytes(body)``) what should outlive the others.
     """
 
     def __init__(self):
@@ -286,7 +286,10 @@ cdef class Body:
         return iter(memoryview(self))
 
     def part(self, Py_ssize_t start, Py_ssize_t end):
-        """The bytes from `start` to `end` (exclusive) as a Body of the same memory."""
+        """The bytes from `start` to `end` (exclusive) as a Body of the same memory.
+
+        As much of them as there is: neither counts from the end, as a slice's would.
+        """
         start = max(0, min(start, self._size))
         end = max(start, min(end, self._size))
         if self._slab != NULL:
@@ -349,9 +352,23 @@ cdef Pin pin(object buffer, bint writable):
     cdef Pin pinned = Pin.__new__(Pin)
     if holds_objects(buffer):
         raise TypeError("a buffer of Python objects holds their addresses, and none of their bytes")
-    PyObject_GetBuffer(
-        buffer, &pinned._view, PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0)
-    )
+    try:
+        PyObject_GetBuffer(
+            buffer, &pinned._view, PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0)
+        )
+    except TypeError:
+        raise TypeError(
+            f"the buffer to read into is a {type(buffer).__name__}, and no buffer of bytes: pass a "
+            "bytearray or a numpy array" if writable else
+            f"the data to write is a {type(buffer).__name__}, and no buffer of bytes: encode a str"
+        ) from None
+    except (BufferError, ValueError) as error:
+        raise ValueError(
+            "the buffer to read into has to be writable and C-contiguous, as numpy.empty(n, "
+            f"\"u1\") or a bytearray is: {error}" if writable else
+            "the data to write has to be C-contiguous, as numpy.ascontiguousarray(data) is: "
+            f"{error}"
+        ) from None
     return pinned
 
 

@@ -19,7 +19,7 @@ class Calls:
         -------
         tuple of (str, int, int) or None
             ("dial", origin, 0), ("release", lease, 0), ("close", lease, whether it broke),
-            ("redirect", batch, index),
+            ("redirect", batch, index), ("sweep", 0, 0) of what lies in pools,
             ("threads", how many are needed, 0), or None when the engine has stopped. On a
             free-threaded Python also ("", 0, 0) now and then, which is for the thread itself.
         """
@@ -107,5 +107,29 @@ class Calls:
     ) -> None:
         """Answer a "redirect"; an `origin_id` of -1 says that it leads nowhere, `detail` why."""
 
-    def left(self, origin_id: int) -> None:
-        """A connection that was to be released or closed is with its owner again."""
+    def left(self, origin_id: int, closed: int, rests: bool) -> None:
+        """A connection that was to be released or closed is with its owner again.
+
+        Parameters
+        ----------
+        origin_id : int
+            The origin that it leads to.
+        closed : int
+            As in `count_closed`.
+        rests : bool
+            It may lie open in its pool: a "sweep" is to be asked for in a while.
+        """
+
+    def swept(self, closed: int, others: bool) -> None:
+        """Answer a "sweep".
+
+        Parameters
+        ----------
+        closed : int
+            As in `count_closed`.
+        others : bool
+            Connections lie in pools: another is to be asked for in a while.
+        """
+
+    def count_closed(self, closed: int) -> None:
+        """Count connections that were closed while they were not the engine's."""

@@ -4,6 +4,7 @@ The threads of the engine never wait for an answer: each call is queued, and ser
 long as it does. `zfast.connections` serves.
 """
 
+from libc.math cimport fmax, fmin
 from libcpp.string cimport string
 from posix.unistd cimport getpid
 
@@ -23,6 +24,7 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_unlock,
 )
 from zfast._core.leases cimport lease_new, origin_drop_dial
+from zfast._core.origins cimport origin_known
 from zfast._core.redirects cimport scheduler_redirected
 from zfast._core.request cimport Request
 from zfast._core.scheduler cimport scheduler_adopt, scheduler_dispatch, scheduler_left
@@ -32,6 +34,7 @@ from zfast._core.state cimport (
     CALL_DIAL,
     CALL_REDIRECT,
     CALL_RELEASE,
+    CALL_SWEEP,
     NOBODY,
     Call,
     Lease,
@@ -40,6 +43,7 @@ from zfast._core.state cimport (
     monotonic,
     origin_has_waiting,
     wait_for,
+    wake,
 )
 from zfast._core.tls cimport transport_over_session
 from zfast._core.transport cimport transport_over_socket
@@ -59,25 +63,44 @@ cdef extern from *:
 
 _NAMES = {
     CALL_DIAL: "dial", CALL_RELEASE: "release", CALL_CLOSE: "close", CALL_REDIRECT: "redirect",
+    CALL_SWEEP: "sweep",
 }
 
 cdef enum:
     # For all the others while one origin does not answer.
     SPARE_THREADS = 2
-    # One of so many threads is for the first dials of origins, while several do not answer.
-    FIRST_DIALS_SHARE = 8
+    # One of so many threads is kept from an origin for each doubt that a dial of its will end soon:
+    # that another is under way, that it was never reached, that the last one failed.
+    DOUBTS_SHARE = 8
 
 # Few threads are enough where a connection opens at once. Where that takes a round trip that one
 # feels, 64 connections by eight threads take eight of them, and by as many threads one.
 cdef double FAR_SECONDS = 0.005
 
 
+# What servers have closed while it lay in a pool keeps its descriptor for so long.
+cdef double SWEEP_SECONDS = 60.0
+# ... and sooner where connections do not rest with the engine for long, either.
+cdef double SWEEP_IDLE_TIMEOUTS = 12.0
+
+
+cdef void _count_closed(Scheduler* s, int closed, bint others) noexcept nogil:
+    s.connections_closed += closed
+    if others and s.next_sweep == 0:
+        s.next_sweep = monotonic() + fmin(
+            SWEEP_SECONDS, fmax(1.0, SWEEP_IDLE_TIMEOUTS * s.idle_timeout))
+        wake(s.workers[0])
+
+
 cdef bint _may_dial(Scheduler* s, const Origin* origin) noexcept nogil:
+    cdef int doubts = 0
+    cdef int share = max(1, s.dial_threads // DOUBTS_SHARE)
     if s.dial_threads < s.max_dial_threads and s.dials_begun >= max(s.dial_threads - 1, 1):
         # The last one looks on, unless it is the only one: it sees when more are needed.
         return False
-    if origin.dials_begun > 0 and origin.leases == 0 and (
-            s.dials_begun >= s.dial_threads - s.dial_threads // FIRST_DIALS_SHARE):
+    if origin.leases == 0:
+        doubts = (origin.dials_begun > 0) + (not origin.reached) + (origin.dial_failures > 0)
+    if doubts > 0 and s.dials_begun >= max(1, s.dial_threads - doubts * share):
         return False
     return origin.dials_begun < max(1, s.dial_threads - SPARE_THREADS)
 
@@ -143,7 +166,7 @@ cdef class Calls:
         -------
         tuple of (str, int, int) or None
             ("dial", origin, 0), ("release", lease, 0), ("close", lease, whether it broke),
-            ("redirect", batch, index),
+            ("redirect", batch, index), ("sweep", 0, 0) of what lies in pools,
             ("threads", how many are needed, 0), or None when the engine has stopped. On a
             free-threaded Python also ("", 0, 0) now and then, which is for the thread itself.
         """
@@ -347,18 +370,52 @@ cdef class Calls:
         pthread_mutex_lock(&s.lock)
         if s.batches.count(batch_id):
             request = &s.batches[batch_id].requests[index]
-            if origin_id >= 0:
-                origin = s.origins[origin_id]
-            else:
+            origin = origin_known(s, origin_id)
+            if origin == NULL:
                 request.detail.swap(why)
             scheduler_redirected(s, request, origin, target, foreign, monotonic())
         pthread_mutex_unlock(&s.lock)
 
-    def left(self, long long origin_id):
-        """A connection that was to be released or closed is with its owner again."""
+    def left(self, long long origin_id, int closed, bint rests):
+        """A connection that was to be released or closed is with its owner again.
+
+        Parameters
+        ----------
+        origin_id : int
+            The origin that it leads to.
+        closed : int
+            As in `count_closed`.
+        rests : bool
+            It may lie open in its pool: a "sweep" is to be asked for in a while.
+        """
         cdef Scheduler* s = self.engine.scheduler
-        if self.engine.stopped or self.engine.pid != getpid():
+        if self._has_ended():
             return
         pthread_mutex_lock(&s.lock)
+        _count_closed(s, closed, rests)
         scheduler_left(s, s.origins[origin_id], monotonic())
         pthread_mutex_unlock(&s.lock)
+
+    def swept(self, int closed, bint others):
+        """Answer a "sweep".
+
+        Parameters
+        ----------
+        closed : int
+            As in `count_closed`.
+        others : bool
+            Connections lie in pools: another is to be asked for in a while.
+        """
+        cdef Scheduler* s = self.engine.scheduler
+        if self._has_ended():
+            return
+        pthread_mutex_lock(&s.lock)
+        _count_closed(s, closed, others)
+        pthread_mutex_unlock(&s.lock)
+
+    def count_closed(self, int closed):
+        """Count connections that were closed while they were not the engine's."""
+        self.swept(closed, False)
+
+    cdef bint _has_ended(self):
+        return self.engine.stopped or self.engine.pid != getpid()

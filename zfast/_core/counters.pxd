@@ -23,6 +23,7 @@ cdef struct Counters:
     unsigned long long reads            # reads, heads, puts and deletes completed, however
     unsigned long long missing
     unsigned long long failed
+    unsigned long long cancelled
     unsigned long long requests_on_new_connections
     unsigned long long requests_on_used_connections
     unsigned long long fallback_reads   # reads served by way of Python's ssl

@@ -42,7 +42,7 @@ from zfast._core.shard_read cimport (
     shard_stop_waiting,
 )
 from zfast._core.sink cimport Piece
-from zfast._core.state cimport MAX_BACKLOG, NOBODY, BatchState, Scheduler, monotonic, wait_for
+from zfast._core.state cimport NOBODY, BatchState, Scheduler, monotonic, wait_for
 from zfast._core.types cimport (
     RANGE_BOUNDED,
     RANGE_SUFFIX,
@@ -209,7 +209,6 @@ cdef void _do(Scheduler* s, Request* request, Decoder* decoder) noexcept nogil:
     cdef BatchState* batch = task.assembly.batch
     cdef Status code = request.code
     cdef size_t size = request.delivered if code == STATUS_OK and request.pieces == NULL else 0
-    cdef bint held = s.backlog > MAX_BACKLOG
     if code == STATUS_OK and batch.cancelled != STATUS_OK:
         code = batch.cancelled
     pthread_mutex_unlock(&s.lock)
@@ -221,7 +220,7 @@ cdef void _do(Scheduler* s, Request* request, Decoder* decoder) noexcept nogil:
         _do_index(s, request, code)
     # The batch may be gone from here on.
     s.backlog -= size
-    if held or not s.pending.empty():
+    if not s.pending.empty():
         scheduler_dispatch(s, NOBODY, monotonic())
 
 

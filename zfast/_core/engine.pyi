@@ -30,6 +30,7 @@ class Engine:
         io_threads: int,
         max_in_flight: int,
         max_leases: int,
+        most_leases: int,
         idle_timeout: float,
         max_head: int,
         max_dial_threads: int,
@@ -43,7 +44,7 @@ class Engine:
     def max_in_flight(self) -> int:
         """Requests on the wire at once, over all callers."""
 
-    def raise_limits(self, max_in_flight: int, max_leases: int) -> None:
+    def raise_limits(self, max_in_flight: int, max_leases: int, most_leases: int) -> None:
         """Let at least so many requests and connections be in flight at once."""
 
     def count_dial_threads(self, threads: int) -> None:
@@ -72,6 +73,22 @@ class Engine:
         """Free what is known of these origins, of which the caller makes no more requests.
 
         At once, or when another is added after the last of their requests and connections.
+        """
+
+    def forget_rested(self, origin_ids: Iterable[int], seconds: float) -> list[int]:
+        """Free what is known of those of these origins that nothing has used for so long.
+
+        Parameters
+        ----------
+        origin_ids : iterable of int
+            In the order in which they are looked at.
+        seconds : float
+            How long no batch has to have been theirs; with a connection or a dial they are in use.
+
+        Returns
+        -------
+        list of int
+            The origins that are forgotten: the caller makes no more requests of them.
         """
 
     def release_idle(self, origin_ids: Iterable[int]) -> None:

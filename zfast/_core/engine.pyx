@@ -35,6 +35,7 @@ from zfast._core.finishing cimport scheduler_cancel_all, scheduler_finish
 from zfast._core.leases cimport lease_drop_twin, lease_lose, lease_retire
 from zfast._core.origins cimport (
     origin_forget,
+    origin_forget_rested,
     origin_known,
     origin_new,
     origins_free_forgotten,
@@ -53,6 +54,7 @@ from zfast._core.state cimport (
     Origin,
     Scheduler,
     Worker,
+    monotonic,
     wake,
 )
 from zfast._core.types cimport STATUS_CLOSED
@@ -88,6 +90,8 @@ cdef class Engine:
         Requests on the wire at once, over all callers.
     max_leases : int
         Connections borrowed at once.
+    most_leases : int
+        ... where some of these are lent for origins that hang.
     idle_timeout : float
         Seconds that an idle connection stays with the engine before its pool gets it back.
     max_head : int
@@ -116,8 +120,8 @@ cdef class Engine:
         del self.scheduler
 
     def __cinit__(
-        self, int io_threads, int max_in_flight, int max_leases, double idle_timeout,
-        size_t max_head, int max_dial_threads, int decode_threads,
+        self, int io_threads, int max_in_flight, int max_leases, int most_leases,
+        double idle_timeout, size_t max_head, int max_dial_threads, int decode_threads,
     ):
         cdef Scheduler* s = new Scheduler()
         self.scheduler = s
@@ -130,6 +134,7 @@ cdef class Engine:
         zfast_cond_init(&s.jobs_waiting)
         s.max_in_flight = max_in_flight
         s.max_leases = s.allowed_leases = max_leases
+        s.most_leases = most_leases
         s.max_dial_threads = max_dial_threads
         s.idle_timeout = idle_timeout
         s.dice = int.from_bytes(os.urandom(8), "little") | 1
@@ -265,13 +270,14 @@ cdef class Engine:
         """Requests on the wire at once, over all callers."""
         return self.scheduler.max_in_flight
 
-    def raise_limits(self, int max_in_flight, int max_leases):
+    def raise_limits(self, int max_in_flight, int max_leases, int most_leases):
         """Let at least so many requests and connections be in flight at once."""
         cdef Scheduler* s = self.scheduler
         self.ensure_usable()
         pthread_mutex_lock(&s.lock)
         s.max_in_flight = max(s.max_in_flight, max_in_flight)
         s.allowed_leases = max(s.allowed_leases, max_leases)
+        s.most_leases = max(s.most_leases, most_leases)
         s.max_leases = s.allowed_leases
         pthread_mutex_unlock(&s.lock)
 
@@ -316,6 +322,35 @@ cdef class Engine:
         At once, or when another is added after the last of their requests and connections.
         """
         self._release_idle(origin_ids, True)
+
+    def forget_rested(self, origin_ids, double seconds):
+        """Free what is known of those of these origins that nothing has used for so long.
+
+        Parameters
+        ----------
+        origin_ids : iterable of int
+            In the order in which they are looked at.
+        seconds : float
+            How long no batch has to have been theirs; with a connection or a dial they are in use.
+
+        Returns
+        -------
+        list of int
+            The origins that are forgotten: the caller makes no more requests of them.
+        """
+        cdef Scheduler* s = self.scheduler
+        cdef vector[long long] ids = origin_ids
+        cdef vector[long long] forgotten
+        cdef double since = monotonic() - seconds
+        cdef Origin* origin
+        self.ensure_usable()
+        pthread_mutex_lock(&s.lock)
+        for id in ids:
+            origin = origin_known(s, id)
+            if origin != NULL and origin_forget_rested(s, origin, since):
+                forgotten.push_back(id)
+        pthread_mutex_unlock(&s.lock)
+        return forgotten
 
     def release_idle(self, origin_ids):
         """Give the idle connections of these origins back to their pools now."""

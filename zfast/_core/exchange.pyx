@@ -29,6 +29,7 @@ from zfast._core.response_head cimport (
     TOO_MANY_FIELDS,
     TOO_MANY_INTERIM,
     UNTIL_EOF,
+    ResponseHead,
     Span,
 )
 from zfast._core.retry cimport http_date
@@ -58,6 +59,7 @@ from zfast._core.types cimport (
     STATUS_OK,
     STATUS_OVERLONG,
     STATUS_PROTOCOL,
+    STATUS_RANGE_MISMATCH,
     STATUS_RANGE_UNSUPPORTED,
     STATUS_RESET,
     STATUS_TRUNCATED,
@@ -136,6 +138,9 @@ cdef inline bint _has_expected(const Request* request, size_t size) noexcept nog
 cdef bint _wrong_size(Exchange* exchange) noexcept nogil:
     # A whole object of another size is no such chunk; a part that ends early is of another object.
     cdef long long size = max(exchange.request.expected, exchange.request.required_object_size)
+    if exchange.request.by_size and size == 0:
+        # The whole was to show that there is nothing: it is the ranges that are refused.
+        return exchange_fail(exchange, STATUS_RANGE_UNSUPPORTED)
     if not exchange.request.pinned:
         exchange.request.detail = (
             string(b"the object has not the ") + to_string(size) + string(b" bytes of a chunk")
@@ -251,13 +256,33 @@ cdef bint _on_head(Exchange* exchange) noexcept nogil:
             request.range_ignored = True
         if verdict.meaning == MEANS_CONTENT and request.method == METHOD_GET:
             return _on_content_head(exchange)
+        if request.asks_size:
+            _remember_object(exchange)
+        elif request.by_size and request.required_object_size > 0:
+            # That there is something was said by the size.
+            exchange.verdict.meaning = MEANS_FAILURE
+            exchange.verdict.code = STATUS_CHANGED
         request.object_size = verdict.object_size
         request.delivered = 0
         request.opened = False
     elif verdict.code == STATUS_RANGE_UNSUPPORTED:
         # With the size the same bytes can be asked for from the start.
         request.object_size = verdict.object_size
+    elif verdict.code == STATUS_RANGE_MISMATCH:
+        _tell_range(exchange)
     return _drains_too_much(exchange)
+
+
+cdef void _tell_range(Exchange* exchange) noexcept nogil:
+    cdef const ResponseHead* head = &exchange.parser.head
+    if head.content_range_valid and head.range_start >= 0:
+        exchange.request.detail = (
+            string(b"its Content-Range is bytes ") + to_string(head.range_start) + string(b"-")
+            + to_string(head.range_end - 1) + string(b"/")
+        )
+        exchange.request.detail += (
+            to_string(head.range_total) if head.range_total >= 0 else string(b"*")
+        )
 
 
 cdef Verdict _judged(const Exchange* exchange) noexcept nogil:
@@ -322,6 +347,9 @@ cdef bint _on_content_head(Exchange* exchange) noexcept nogil:
         return _drains_too_much(exchange)
     if verdict.meaning == MEANS_FAILURE:
         return _drains_too_much(exchange)
+    if request.by_size and request.required_object_size >= 0 and verdict.object_size < 0:
+        # Whether it is still that object nothing tells.
+        return exchange_fail(exchange, STATUS_RANGE_UNSUPPORTED)
     if not request.parts.empty() and not request.undivided and not _open_parts(exchange):
         return True
     if verdict.from_start:

@@ -89,7 +89,9 @@ cdef void scheduler_end(Scheduler* s, Request* request, Status code) noexcept no
         count(&request.policy.counters.bytes_sent, request.content_size)
     elif code == STATUS_MISSING:
         count(&request.policy.counters.missing, 1)
-    elif code != STATUS_CANCELLED:
+    elif code == STATUS_CANCELLED:
+        count(&request.policy.counters.cancelled, 1)
+    else:
         count(&request.policy.counters.failed, 1)
         if batch.fail_fast and not batch.failed:
             batch.failed = True
@@ -193,7 +195,7 @@ cdef void _cancel(
         wake(worker)
     for request in cancelled:
         if code == STATUS_DEADLINE and request.detail.empty() and (
-                (<Origin*>request.origin).governor.paused_until > monotonic()):
+                (<Origin*>request.origin).governor.wished_until > monotonic()):
             request.detail = string(b"the server has asked to be left alone for longer")
         scheduler_finish(s, request, code)
 

@@ -5,7 +5,10 @@ from zfast._core.latency cimport Latency
 cdef struct Governor:
     double window                   # requests in flight at once, 0 while no limit is known
     double cut_at                   # when the window was last cut, 0 never
-    double paused_until             # nothing is asked before, as the origin wished
+    double pace                     # seconds from one request to the next, 0 while there is no need
+    double paused_until             # nothing is asked before, as the origin wished, or by the pace
+    double wished_until             # ... and of that, what the origin wished
+    unsigned long long answers      # how many there were
     int refused                     # requests in a row that met a limit
     double troubled_until           # it failed of late: no hedges before
     double credit                   # hedges that the budget allows
@@ -16,11 +19,11 @@ cdef struct Governor:
 cdef void governor_start(Governor* governor) noexcept nogil
 cdef void governor_answered(Governor* governor, double first_byte, int most) noexcept nogil
 cdef void governor_throttled(
-    Governor* governor, double begun, int in_flight, double pause, double now
+    Governor* governor, double begun, int in_flight, double pause, double longest, double now
 ) noexcept nogil
 cdef void governor_failed(Governor* governor, double now) noexcept nogil
 cdef int governor_room(const Governor* governor, int in_flight, double now) noexcept nogil
-cdef void governor_asked(Governor* governor, double budget) noexcept nogil
+cdef bint governor_asked(Governor* governor, double budget, double now) noexcept nogil
 cdef double governor_hedge_due(
     const Governor* governor, double begun, double floor
 ) noexcept nogil

@@ -11,14 +11,16 @@ class GovernorOf:
     def answered(self, first_byte: float = 0.001) -> None:
         """Count an answer whose first byte took so many seconds."""
 
-    def throttled(self, begun: float, in_flight: int, pause: float, now: float) -> None:
+    def throttled(
+        self, begun: float, in_flight: int, pause: float, now: float, longest: float = 20
+    ) -> None:
         """Count a request that met a limit."""
 
     def failed(self, now: float) -> None:
         """Count a failure."""
 
-    def asked(self, budget: float = 0.05) -> None:
-        """Count a request that went out."""
+    def asked(self, budget: float = 0.05, now: float = 0) -> bool:
+        """Count a request that went out; whether the next one has to wait."""
 
     def hedge(self) -> bool:
         """Take a hedge out of the budget, False where there is none."""

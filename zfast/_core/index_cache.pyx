@@ -117,6 +117,8 @@ cdef void index_cache_keep(IndexCache* cache, IndexEntry* entry, ShardIndex* ind
             entry.recent_since = now
         elif now < entry.expired_since + RECENT_SECONDS:
             entry.recent_since = entry.expired_since
+        else:
+            index.recent = False
     _append(cache, entry)
     cache.size += _cost(entry)
     while cache.size > cache.limit and cache.oldest != NULL:

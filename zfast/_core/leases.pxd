@@ -17,6 +17,9 @@ cdef void lease_part(Scheduler* s, Lease* lease) noexcept nogil
 cdef void lease_drop_twin(Scheduler* s, Lease* lease) noexcept nogil
 cdef bint origin_can_dial(const Scheduler* s, const Origin* origin) noexcept nogil
 cdef bint origin_lacks(const Scheduler* s, const Origin* origin) noexcept nogil
+cdef bint origin_may_go_beyond(
+    Scheduler* s, const Origin* origin, long beyond, double now
+) noexcept nogil
 cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil
 cdef void origin_drop_dial(Scheduler* s, Origin* origin) noexcept nogil
 cdef long origin_end_dial(Scheduler* s, Origin* origin) noexcept nogil

@@ -38,12 +38,17 @@ cdef double SWEEP_SECONDS = 1.0
 # Whether an answer is late may be known then, by what others take.
 cdef double ASK_AGAIN_SECONDS = 0.1
 
+# What a connection is good for before another origin may take its place: opening it must be worth
+# it, and an origin that takes long over each answer must not keep the others waiting.
 cdef enum:
-    # Exchanges that a connection is good for before another origin may take its place.
     EXCHANGES_A_TURN = 16
+cdef double TURN_SECONDS = 0.25
 
-# A dial that has neither begun nor ended for so long may be to a host that answers nobody.
-cdef double HANGS_SECONDS = 0.25
+# An origin where no dial, or no request, has ended for so long may be one that answers nobody.
+cdef double DIAL_HANGS_SECONDS = 0.25
+cdef double REQUEST_HANGS_SECONDS = 1.0
+# They are counted no more often: there may be many.
+cdef double COUNT_SECONDS = 0.05
 
 
 cdef void call_python(Scheduler* s, CallKind kind, long long id, size_t index) noexcept nogil:
@@ -154,22 +159,29 @@ cdef bint origin_lacks(const Scheduler* s, const Origin* origin) noexcept nogil:
     ))
 
 
-cdef bint _evict(Scheduler* s, const Origin* origin, bint lacks) noexcept nogil:
+cdef inline bint _has_had_its_turn(
+    const Lease* lease, bint stays_open, double now
+) noexcept nogil:
+    return lease.served >= EXCHANGES_A_TURN or (
+        stays_open and lease.served > 0 and lease.adopted_at + TURN_SECONDS <= now)
+
+
+cdef bint _evict(Scheduler* s, const Origin* origin, bint lacks, double now) noexcept nogil:
     # Makes room for `origin` by giving back an idle connection of another one that has nothing
     # waiting; where it lacks some, of any that has more than its share, or has had its turn. False
     # when there is none.
+    # In its pool it would stay open: not where descriptors are what is short.
+    cdef bint stays_open = s.max_leases >= s.max_in_flight and s.restore_after == 0
     for entry in s.origins:
         if entry.second == origin:
             # The next to be opened would be the same one, out of its pool.
             continue
         for lease in entry.second.idle:
             if entry.second.pending == 0 or (
-                lacks and lease.served >= EXCHANGES_A_TURN
+                lacks and _has_had_its_turn(lease, stays_open, now)
                 and (origin.leases == 0 or entry.second.leases > _share(s))
             ):
-                # In its pool it would stay open: not where descriptors are what is short.
-                lease_retire(
-                    s, lease, s.max_leases >= s.max_in_flight and s.restore_after == 0)
+                lease_retire(s, lease, stays_open)
                 return True
     return False
 
@@ -199,20 +211,36 @@ cdef bint origin_can_dial(const Scheduler* s, const Origin* origin) noexcept nog
     return s.leases - s.in_flight > <long>origin.idle.size()
 
 
-cdef bint _may_have_one_more(Scheduler* s, double now) noexcept nogil:
-    # While hosts that answer nobody are at all the connections there are, a host without any has
-    # one more than that, for each of those; but not where descriptors are what is short.
-    cdef int beyond = s.leases + s.dialling + s.leaving - s.max_leases
-    cdef int hanging = 0
-    if s.dialling == 0 or s.max_leases < s.max_in_flight or s.restore_after > 0:
+cdef bint _hangs(const Origin* origin, double now) noexcept nogil:
+    if origin.leases == 0:
+        return origin.dials_begun > 0 and origin.dialled_at + DIAL_HANGS_SECONDS <= now
+    return origin_in_flight(origin) > 0 and origin.moved_at + REQUEST_HANGS_SECONDS <= now
+
+
+cdef bint origin_may_go_beyond(
+    Scheduler* s, const Origin* origin, long beyond, double now
+) noexcept nogil:
+    # Beyond the process's limit, that is, which is passed by `beyond`: origins that answer nobody
+    # keep no others waiting. Each of them makes room for one request to an origin that has none
+    # out, so that also this one may turn out to hang; and, as long as there are any, there is some
+    # for those that have answered before. No more than two and a quarter times the limit.
+    cdef long most = s.max_in_flight // 4 if origin.first_byte > 0 else 0
+    cdef bint starving = origin_in_flight(origin) == 0 and origin.dialling == 0
+    if s.max_leases < s.max_in_flight or s.restore_after > 0:
         return False
-    for entry in s.origins:
-        hanging += entry.second.leases == 0 and entry.second.dials_begun > 0 and (
-            entry.second.dialled_at + HANGS_SECONDS <= now)
-    if beyond < hanging:
+    if not starving and (origin.first_byte == 0 or _hangs(origin, now)):
+        return False
+    if s.hanging_at + COUNT_SECONDS <= now:
+        s.hanging = 0
+        for entry in s.origins:
+            s.hanging += _hangs(entry.second, now)
+        s.hanging_at = now
+    if starving:
+        most += min(s.hanging, s.max_in_flight)
+    if s.hanging > 0 and beyond < most:
         return True
-    if s.next_starving == 0:
-        s.next_starving = now + HANGS_SECONDS
+    if starving and s.next_starving == 0:
+        s.next_starving = now + COUNT_SECONDS
         wake(s.workers[0])
     return False
 
@@ -252,11 +280,12 @@ cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
         room += 1
     lacking = wanted - room - s.leaving
     # What is not in flight is idle.
-    while lacking > 0 and s.leases - s.in_flight > idle and _evict(s, origin, lacks):
+    while lacking > 0 and s.leases - s.in_flight > idle and _evict(s, origin, lacks, now):
         lacking -= 1
         lacks = False
         origin.promised = True
-    if starving and wanted > 0 and room <= 0 and _may_have_one_more(s, now):
+    if wanted > 0 and room <= 0 and s.max_leases - room < s.most_leases and (
+            origin_may_go_beyond(s, origin, -room, now)):
         room = 1
     wanted = min(wanted, room)
     if wanted > 0 and origin.dialling == 0:

@@ -9,6 +9,7 @@ cdef Origin* origin_new(
 ) noexcept nogil
 cdef Origin* origin_known(Scheduler* s, long long id) noexcept nogil
 cdef void origin_forget(Scheduler* s, Origin* origin) noexcept nogil
+cdef bint origin_forget_rested(Scheduler* s, Origin* origin, double since) noexcept nogil
 cdef void origins_free_forgotten(Scheduler* s) noexcept nogil
 cdef void batch_holds(BatchState* batch, Origin* origin) noexcept nogil
 cdef void batch_lets_go(BatchState* batch) noexcept nogil

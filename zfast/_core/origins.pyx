@@ -11,7 +11,7 @@ from libcpp.vector cimport vector
 from cython.operator cimport dereference
 
 from zfast._core.governor cimport governor_start
-from zfast._core.state cimport Origin_ptr
+from zfast._core.state cimport Origin_ptr, monotonic
 
 
 cdef Origin* origin_new(
@@ -23,6 +23,7 @@ cdef Origin* origin_new(
     origin.endpoint.fields = fields
     origin.endpoint.prefix = prefix
     origin.max_leases = max_leases
+    origin.rests_since = monotonic()
     governor_start(&origin.governor)
     return origin
 
@@ -55,12 +56,23 @@ cdef void origins_free_forgotten(Scheduler* s) noexcept nogil:
     s.forgotten.swap(in_use)
 
 
+cdef bint origin_forget_rested(Scheduler* s, Origin* origin, double since) noexcept nogil:
+    # Whether it is gone: nothing refers to it, and no batch has from that time on.
+    if _is_in_use(origin) or origin.rests_since > since:
+        return False
+    s.origins.erase(origin.id)
+    del origin
+    return True
+
+
 cdef void batch_holds(BatchState* batch, Origin* origin) noexcept nogil:
     if batch.origins.insert(origin).second:
         origin.batches += 1
 
 
 cdef void batch_lets_go(BatchState* batch) noexcept nogil:
+    cdef double now = monotonic()
     for origin in batch.origins:
         origin.batches -= 1
+        origin.rests_since = now
     batch.origins.clear()

@@ -21,6 +21,8 @@ class Policy:
         The share of requests that may be sent a second time, and after how many seconds at least.
     max_in_flight : int
         Requests of this client on the wire at once.
+    suffix_ranges : bool
+        Servers here answer ranges that count from the end; else the size is asked for first.
     keys_only : bool
         Targets are those of keys: a redirect from ``x`` to ``x/``, which is how servers answer
         for a directory, is a failure and not followed.
@@ -40,6 +42,7 @@ class Policy:
         hedge_budget: float,
         hedge_floor: float,
         max_in_flight: int,
+        suffix_ranges: bool,
         keys_only: bool,
     ) -> None: ...
     def count_fallback(self, chunks: int) -> None:

@@ -42,6 +42,7 @@ cdef dict _as_dict(const Counters* c):
         "reads": c.reads,
         "missing": c.missing,
         "failed": c.failed,
+        "cancelled": c.cancelled,
         "requests_on_new_connections": c.requests_on_new_connections,
         "requests_on_used_connections": c.requests_on_used_connections,
         "fallback_reads": c.fallback_reads,
@@ -105,6 +106,8 @@ cdef class Policy:
         The share of requests that may be sent a second time, and after how many seconds at least.
     max_in_flight : int
         Requests of this client on the wire at once.
+    suffix_ranges : bool
+        Servers here answer ranges that count from the end; else the size is asked for first.
     keys_only : bool
         Targets are those of keys: a redirect from ``x`` to ``x/``, which is how servers answer
         for a directory, is a failure and not followed.
@@ -113,7 +116,7 @@ cdef class Policy:
     def __cinit__(self, bytes fields, bytes foreign_fields, missing, retry, dict retries,
                   double first_byte_timeout, double read_timeout, size_t split_threshold,
                   size_t split_size, double hedge_budget, double hedge_floor, int max_in_flight,
-                  bint keys_only):
+                  bint suffix_ranges, bint keys_only):
         cdef PolicyState* state = new PolicyState()
         self.state = state
         state.fields = fields
@@ -125,6 +128,7 @@ cdef class Policy:
                 if not 100 <= status < STATUS_LIMIT:
                     raise ValueError(f"{status!r} is no HTTP status")
                 state.statuses.flags[status] |= flag
+        state.retry.limited = retries["limited"]
         state.retry.total = retries["total"]
         state.retry.connect = retries["connect"]
         state.retry.read = retries["read"]
@@ -144,6 +148,7 @@ cdef class Policy:
         state.hedge_budget = hedge_budget
         state.hedge_floor = hedge_floor
         state.max_in_flight = max_in_flight
+        state.suffix_ranges = suffix_ranges
         state.keys_only = keys_only
         state.in_flight.store(0)
         pthread_mutex_lock(&_states_lock)

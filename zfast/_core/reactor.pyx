@@ -10,6 +10,7 @@ from libc.math cimport ceil, fmax, fmin
 from posix.unistd cimport usleep
 
 from zfast._core.codecs cimport Decoder
+from zfast._core.counters cimport Counters, count
 from zfast._core.decoding cimport decoding_has, decoding_help
 from zfast._core.exchange cimport (
     PHASE_DRAIN,
@@ -214,6 +215,17 @@ cdef void reactor_take_inbox(Thread* thread) noexcept nogil:
     worker.inbox.clear()
 
 
+cdef inline void _count(const Lease* lease) noexcept nogil:
+    # What is given to a connection that has ended goes to another one: it is no request yet.
+    cdef Counters* counters = &lease.request.policy.counters
+    count(&counters.requests, 1)
+    if lease.used:
+        count(&counters.requests_on_used_connections, 1)
+    else:
+        count(&counters.requests_on_new_connections, 1)
+    count(&counters.hedges, lease.exchange.is_hedge)
+
+
 cdef void _begin(Thread* thread, double now) noexcept nogil:
     # Sends what has been assigned; what a guest has left is under way already.
     cdef size_t index
@@ -225,6 +237,7 @@ cdef void _begin(Thread* thread, double now) noexcept nogil:
                     lease_has_ended(lease)):
                 thread.concluded.push_back(lease)
                 continue
+            _count(lease)
             transfer_begin(&lease.exchange, lease.request, now)
             if transfer_step(&lease.exchange, 0, thread.scratch, SCRATCH_SIZE, now):
                 thread.concluded.push_back(lease)

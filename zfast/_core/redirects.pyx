@@ -114,6 +114,12 @@ cdef void _refuse_file(Scheduler* s, Request* request) noexcept nogil:
     scheduler_finish(s, request, STATUS_REDIRECT if writes else STATUS_MISSING)
 
 
+cdef void _follow(Scheduler* s, Request* request) noexcept nogil:
+    # A hop is no attempt that has failed: there is a limit for hops, and one for attempts.
+    request.attempts -= 1
+    lanes_enqueue(s, request, True)
+
+
 cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
     # To the same origin here and now; anything else takes Python's URL handling.
     cdef string* location = &request.location
@@ -161,7 +167,7 @@ cdef void scheduler_redirect(Scheduler* s, Request* request) noexcept nogil:
             scheduler_finish(s, request, STATUS_REDIRECT)
             return
         request.target = target
-        lanes_enqueue(s, request, True)
+        _follow(s, request)
     else:
         request.with_python = True
         call_python(s, CALL_REDIRECT, (<BatchState*>request.batch).id, request.index)
@@ -189,5 +195,5 @@ cdef void scheduler_redirected(
         request.endpoint = &origin.endpoint
         request.target = target
         request.foreign = request.foreign or foreign
-        lanes_enqueue(s, request, True)
+        _follow(s, request)
     scheduler_dispatch(s, NOBODY, now)

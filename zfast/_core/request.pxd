@@ -25,6 +25,7 @@ cdef cppclass PolicyState:
     double hedge_budget             # the share of requests that may be sent a second time
     double hedge_floor              # ... seconds after the first, at least
     int max_in_flight
+    bint suffix_ranges              # servers here answer ranges that count from the end
     bint keys_only                  # a redirect from "x" to "x/" is no object: "x" is a directory
     atomic[int] in_flight           # changed under the lock alone
     Counters counters
@@ -43,10 +44,13 @@ cdef cppclass Request:
     void* batch
     size_t index
     Method method
+    bint asks_size                  # before its range, by one that is empty
+    bint by_size                    # has asked, and its range is made of that
     string target
     string fields                   # header lines of this request alone
     string credentials              # more of them, but not for another origin
     ByteRange wanted
+    ByteRange wanted_next           # once the size has been asked for
     const char* content             # of a PUT
     size_t content_size
     char* memory                    # where the body goes; NULL until made to measure
@@ -96,6 +100,7 @@ cdef cppclass Request:
     long dial_round                 # of its origin, as it began to wait for a connection
     size_t avoided                  # the address where it failed last, 0 none
     RetryCounts retries
+    unsigned long long seen_answers     # of its origin, as it first went out or was last refused
     int attempts
     # the outcome
     Status code
@@ -105,6 +110,8 @@ cdef cppclass Request:
     string location
     string head                     # raw, where it is kept
 
+cdef void request_ask_size(Request* request) noexcept nogil
+cdef bint request_count_from_start(Request* request) noexcept nogil
 cdef void request_undivide(Request* lead) noexcept nogil
 cdef void request_compose(Request* request, string* out) noexcept nogil
 cdef bint request_has_all(const Request* request) noexcept nogil

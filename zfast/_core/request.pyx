@@ -63,6 +63,40 @@ cdef void _write_range(Request* request, string* out) noexcept nogil:
     http1_field(out, "If-Range", request.etag)
 
 
+cdef void request_ask_size(Request* request) noexcept nogil:
+    # Before a range, where that is not to be had without. Not by HEAD, which servers answer in ways
+    # of their own.
+    request.wanted_next = request.wanted
+    request.wanted.kind = RANGE_EMPTY
+    request.asks_size = True
+
+
+cdef bint request_count_from_start(Request* request) noexcept nogil:
+    # Asks for the same bytes by their positions, of the same object, if its size is known now. True
+    # where it has none: then there is nothing to ask for.
+    if request.asks_size:
+        request.wanted = request.wanted_next
+    request.asks_size = False
+    request.by_size = True
+    if request.object_size == 0:
+        return True
+    if request.object_size < 0:
+        if request.http_status == 416:
+            # So says every server of an object without bytes, and some of any: the whole tells.
+            request.wanted.kind = RANGE_WHOLE
+            request.required_object_size = 0
+        return False
+    request.pinned = True
+    request.pinned_tag = request.tag
+    request.required_object_size = request.object_size
+    if request.wanted.kind == RANGE_SUFFIX:
+        request.wanted.kind = RANGE_BOUNDED
+        request.wanted.start = max(request.object_size - request.wanted.start, 0)
+        request.wanted.end = request.object_size
+        request.expected = request.wanted.end - request.wanted.start
+    return False
+
+
 cdef void request_undivide(Request* lead) noexcept nogil:
     # Asks for all of its range again, and for the whole object where that was it: one that turns
     # out to be longer is then another one.

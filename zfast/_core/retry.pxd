@@ -4,10 +4,12 @@ cdef enum Mishap:
     MISHAP_CONNECT
     MISHAP_READ
     MISHAP_STATUS
+    MISHAP_LIMITED              # a status that asks for less, while others are served
     MISHAP_OTHER
 
 cdef struct RetryPolicy:
     # Counts as in urllib3.Retry; -1 is its None: only `total` bounds that kind.
+    int limited                 # retries that are not counted, each of a MISHAP_LIMITED
     int total
     int connect
     int read
@@ -22,6 +24,7 @@ cdef struct RetryPolicy:
     unsigned int methods        # bit (1 << Method): may be sent again
 
 cdef struct RetryCounts:
+    int limited
     int total
     int connect
     int read

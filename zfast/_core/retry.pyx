@@ -24,12 +24,18 @@ cdef double retry_delay(
     # `retry_after` is what the server asked for (-1 nothing), `dice` is uniform in [0, 1).
     cdef double delay = 0.0
     cdef int exponent
+    cdef bint told = retry_after > 0 and policy.respect_retry_after
+    if mishap == MISHAP_LIMITED and counts.limited < policy.limited and not told:
+        # No failure: its turn comes, once the governor has found what the origin bears.
+        counts.limited += 1
+        delay = counts.limited * dice * policy.backoff_jitter
+        return max(0.0, min(delay, policy.backoff_max))
     counts.total += 1
     if mishap == MISHAP_CONNECT:
         counts.connect += 1
     elif mishap == MISHAP_READ:
         counts.read += 1
-    elif mishap == MISHAP_STATUS:
+    elif mishap in (MISHAP_STATUS, MISHAP_LIMITED):
         counts.status += 1
     else:
         counts.other += 1
@@ -38,7 +44,7 @@ cdef double retry_delay(
             or _spent(policy.other, counts.other)):
         return -1.0
     # As in urllib3, a Retry-After of 0, or a date that has passed, asks for the usual wait.
-    if retry_after > 0 and policy.respect_retry_after:
+    if told:
         return min(retry_after, policy.retry_after_max)
     if counts.total > 1:
         exponent = min(counts.total - 1, 62)
@@ -131,8 +137,8 @@ def delays(dict policy, list mishaps, double dice=0.0):
     policy : dict
         Fields of the policy; those not given are unlimited or off.
     mishaps : list of (str, float)
-        Kind ("connect", "read", "status", "other") and the server's Retry-After in seconds
-        (-1 none).
+        Kind ("connect", "read", "status", "limited", "other") and the server's Retry-After in
+        seconds (-1 none).
 
     Returns
     -------
@@ -142,6 +148,7 @@ def delays(dict policy, list mishaps, double dice=0.0):
     cdef RetryPolicy numbers
     cdef RetryCounts counts
     cdef Mishap mishap
+    numbers.limited = policy.get("limited", 0)
     numbers.total = policy.get("total", -1)
     numbers.connect = policy.get("connect", -1)
     numbers.read = policy.get("read", -1)
@@ -154,10 +161,10 @@ def delays(dict policy, list mishaps, double dice=0.0):
     numbers.retry_after_max = policy.get("retry_after_max", 21600.0)
     numbers.respect_retry_after = policy.get("respect_retry_after", True)
     numbers.methods = 0
-    counts.total = counts.connect = counts.read = counts.status = counts.other = 0
-    counts.redirects = 0
+    counts.limited = counts.total = counts.connect = counts.read = counts.status = 0
+    counts.other = counts.redirects = 0
     kinds = {"connect": MISHAP_CONNECT, "read": MISHAP_READ, "status": MISHAP_STATUS,
-             "other": MISHAP_OTHER}
+             "limited": MISHAP_LIMITED, "other": MISHAP_OTHER}
     waits = []
     for kind, retry_after in mishaps:
         mishap = kinds[kind]

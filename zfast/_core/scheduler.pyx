@@ -14,6 +14,7 @@ from zfast._core.leases cimport (
     origin_dial,
     origin_end_dial,
     origin_lacks,
+    origin_may_go_beyond,
 )
 from zfast._core.request cimport PolicyState, Request
 from zfast._core.splitting cimport split_plan
@@ -143,6 +144,7 @@ cdef void scheduler_adopt(Scheduler* s, Lease* lease, double now) noexcept nogil
         s.connections_pooled += 1
     else:
         s.connections_opened += 1
+    lease.adopted_at = now
     lease_rest(s, lease, now)
     s.adopted = lease
     scheduler_dispatch(s, NOBODY, now)
@@ -171,11 +173,6 @@ cdef void _assign(
     lease.request = request
     s.in_flight += 1
     request.policy.in_flight.fetch_add(1)
-    count(&request.policy.counters.requests, 1)
-    if lease.used:
-        count(&request.policy.counters.requests_on_used_connections, 1)
-    else:
-        count(&request.policy.counters.requests_on_new_connections, 1)
     worker.load += 1
     worker.inbox.push_back(lease)
     if chosen != caller:
@@ -197,16 +194,23 @@ cdef Lease* _idle_for(Origin* origin, const Request* request) noexcept nogil:
     return lease
 
 
-cdef void _assign_next(Scheduler* s, Lease* lease, Request* request, int caller) noexcept nogil:
+cdef void _assign_next(
+    Scheduler* s, Lease* lease, Request* request, int caller, double now
+) noexcept nogil:
     # A guest does its own work only: it may not be there yet, and will not stay.
     cdef bint foreign = caller == s.guest and not (<BatchState*>request.batch).attended
     cdef Governor* governor = &lease.origin.governor
     lease.twin = NULL
     lease.exchange.is_hedge = lease.exchange.rivals = False
     lease.late_after = 0
+    if request.attempts == 0:
+        request.seen_answers = governor.answers
+    if governor_asked(governor, request.policy.hedge_budget, now):
+        wake(s.workers[0])
     if request.policy.hedge_budget > 0:
-        governor_asked(governor, request.policy.hedge_budget)
         lease.late_after = max(request.policy.hedge_floor, governor.late)
+    if origin_in_flight(lease.origin) == 1:
+        lease.origin.moved_at = now
     _assign(s, lease, request, _worker_for(s, NOBODY if foreign else caller), caller)
 
 
@@ -235,7 +239,6 @@ cdef bint _assign_hedge(Scheduler* s, Origin* origin, int caller) noexcept nogil
     lease.twin = first
     lease.exchange.is_hedge = lease.exchange.rivals = True
     lease.late_after = 0
-    count(&first.request.policy.counters.hedges, 1)
     _assign(s, lease, first.request, first.worker, caller)
     return True
 
@@ -248,6 +251,13 @@ cdef void scheduler_reassign(Scheduler* s, Lease* lease) noexcept nogil:
     s.workers[chosen].load += 1
     s.workers[chosen].inbox.push_back(lease)
     wake(s.workers[chosen])
+
+
+cdef inline bint _may_have_in_flight(Scheduler* s, const Origin* origin, double now) noexcept nogil:
+    # One request more than it has.
+    return s.in_flight < s.max_in_flight or (
+        origin_may_go_beyond(s, origin, s.in_flight - s.max_in_flight, now)
+    )
 
 
 cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogil:
@@ -266,17 +276,17 @@ cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogi
             origin = s.pending[index]
             if origin.promised == (promised == 0) and origin_lacks(s, origin):
                 origin_dial(s, origin, now)
-    while progress and s.in_flight < s.max_in_flight:
+    while progress:
         progress = False
         index = 0
-        while index < s.pending.size() and s.in_flight < s.max_in_flight:
+        while index < s.pending.size():
             origin = s.pending[index]
             if not origin_has_waiting(origin):
                 origin.listed = False
                 s.pending.erase(s.pending.begin() + <long>index)
                 continue
             index += 1
-            if origin.idle.empty():
+            if origin.idle.empty() or not _may_have_in_flight(s, origin, now):
                 continue
             if _assign_hedge(s, origin, caller):
                 progress = True
@@ -286,7 +296,7 @@ cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogi
             request = lanes_take_next(s, origin)
             if request == NULL:
                 continue
-            _assign_next(s, _idle_for(origin, request), request, caller)
+            _assign_next(s, _idle_for(origin, request), request, caller, now)
             progress = True
             if s.pending.size() > 1:
                 # The next one is another's, here and in the next call.
@@ -294,6 +304,5 @@ cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogi
                 s.pending.erase(s.pending.begin() + <long>index)
                 s.pending.push_back(origin)
     for index in range(s.pending.size()):
-        if s.in_flight >= s.max_in_flight:
-            break
-        origin_dial(s, s.pending[index], now)
+        if _may_have_in_flight(s, s.pending[index], now):
+            origin_dial(s, s.pending[index], now)

@@ -107,6 +107,7 @@ cdef Verdict _judge_part(
     cdef long long total = head.range_total
     cdef long long should_begin = delivered
     cdef long long should_end
+    cdef Verdict verdict
     if wanted.kind == RANGE_WHOLE and delivered == 0:
         return _failure(STATUS_RANGE_MISMATCH)
     if wanted.kind == RANGE_SUFFIX and delivered == 0 and (
@@ -124,7 +125,9 @@ cdef Verdict _judge_part(
         total = known_size
     should_end = total
     if wanted.kind == RANGE_EMPTY:
-        return _verdict(MEANS_EMPTY)
+        verdict = _verdict(MEANS_EMPTY)
+        verdict.object_size = total
+        return verdict
     if wanted.kind == RANGE_BOUNDED:
         should_begin = wanted.start + delivered
         should_end = wanted.end if total < 0 or wanted.end < total else total

@@ -38,8 +38,15 @@ from zfast._core.leases cimport (
     origin_withdraw_dials,
 )
 from zfast._core.redirects cimport scheduler_redirect
-from zfast._core.request cimport Request
-from zfast._core.retry cimport MISHAP_CONNECT, MISHAP_OTHER, MISHAP_READ, MISHAP_STATUS
+from zfast._core.request cimport Request, request_ask_size, request_count_from_start
+from zfast._core.retry cimport (
+    MISHAP_CONNECT,
+    MISHAP_LIMITED,
+    MISHAP_OTHER,
+    MISHAP_READ,
+    MISHAP_STATUS,
+    Mishap,
+)
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport NOBODY, Request_ptr, origin_in_flight, wake
 from zfast._core.types cimport (
@@ -50,6 +57,7 @@ from zfast._core.types cimport (
     STATUS_CONNECT_FAILED,
     STATUS_MISSING,
     STATUS_OK,
+    STATUS_RANGE_UNSUPPORTED,
     STATUS_RESET,
     STATUS_TLS_FAILED,
     STATUS_TUNNEL_REFUSED,
@@ -63,6 +71,8 @@ cdef double BLAMED_SECONDS = 30.0
 cdef enum:
     # Of one request, by connections that had ended: with so many it is no accident any more.
     MOST_STALE_RETRIES = 8
+    # Of one request: with more it is about its own object.
+    MOST_TELLING_REFUSALS = 2
 
 
 cdef double _retry_after(const Exchange* exchange) noexcept nogil:
@@ -82,22 +92,39 @@ cdef inline void _note_failure(Lease* lease, double now) noexcept nogil:
     governor_failed(&lease.origin.governor, now)
 
 
+cdef inline bint _asks_for_less(const Lease* lease) noexcept nogil:
+    # An origin that has too much to do says so (RFC 9110, 15.6.4; RFC 6585, 4).
+    return lease.exchange.parser.head.status in (429, 503)
+
+
+cdef Mishap _mishap_of_status(const Lease* lease, Request* request) noexcept nogil:
+    # Who serves others has nothing against this one: but for that, a rate that a thousand requests
+    # exceed together would use up the attempts of some.
+    cdef unsigned long long answers = lease.origin.governor.answers
+    cdef bint limited = _asks_for_less(lease) and answers != request.seen_answers
+    request.seen_answers = answers
+    return MISHAP_LIMITED if limited else MISHAP_STATUS
+
+
 cdef void _note_status(
     Scheduler* s, Lease* lease, Request* request, bint waits, double now
 ) noexcept nogil:
-    # An origin that has too much to do says so (RFC 9110, 15.6.4; RFC 6585, 4). What it asks to
-    # wait for, and a request of its own waits for, holds for all; but not for longer than one
-    # looks after it anyhow.
+    # What the origin asks to wait for, and a request of its own waits for, holds for all; but not
+    # for longer than one looks after it anyhow.
     cdef double pause = 0
-    if lease.exchange.parser.head.status not in (429, 503):
+    if not _asks_for_less(lease):
         governor_failed(&lease.origin.governor, now)
         return
     count(&request.policy.counters.throttled, 1)
+    if request.retries.limited + request.retries.status > MOST_TELLING_REFUSALS:
+        governor_failed(&lease.origin.governor, now)
+        return
     if waits and request.policy.retry.respect_retry_after:
         pause = fmin(_retry_after(&lease.exchange), request.policy.retry.retry_after_max)
         pause = fmax(0, fmin(pause, request.policy.retry.backoff_max))
     governor_throttled(
-        &lease.origin.governor, lease.exchange.begun, origin_in_flight(lease.origin), pause, now
+        &lease.origin.governor, lease.exchange.begun, origin_in_flight(lease.origin), pause,
+        request.policy.retry.backoff_max, now
     )
     if pause > 0:
         wake(s.workers[0])
@@ -192,6 +219,25 @@ cdef void _settle_broken(
     scheduler_retry(s, request, MISHAP_READ, code, -1.0, now)
 
 
+cdef bint _goes_by_size(Request* request, const Exchange* exchange) noexcept nogil:
+    # Whether it goes out again: by the size of the object, or to ask for that, since a range from
+    # the end is none that the server knows; or since any range of an object without bytes is
+    # refused, by servers that do not say that it has none.
+    cdef bint refused = (
+        exchange.conclusion == CONCLUDED_FAILURE and exchange.code == STATUS_RANGE_UNSUPPORTED
+    )
+    if request.cancelled != STATUS_OK:
+        return False
+    if request.asks_size:
+        return exchange.conclusion == CONCLUDED_OK and not request_count_from_start(request)
+    if not refused or request.by_size or request.task != NULL or not request.parts.empty():
+        return False
+    if request.object_size >= 0:
+        return not request_count_from_start(request)
+    request_ask_size(request)
+    return True
+
+
 cdef inline void _note_first_byte(Origin* origin, double seconds) noexcept nogil:
     # A mean that forgets: half of it is of the last three.
     if origin.first_byte == 0:
@@ -209,6 +255,7 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
     cdef bint waits
     if _leaves_it(s, lease, now):
         return
+    lease.origin.moved_at = now
     lease_drop_twin(s, lease)
     count(&request.policy.counters.hedge_wins, exchange.is_hedge and request.claimant == exchange)
     if exchange.answered:
@@ -224,7 +271,10 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
     lease_lose(s, lease)
     # Where it failed, a retry goes elsewhere.
     request.avoided = lease.address if conclusion in (CONCLUDED_BROKEN, CONCLUDED_STATUS) else 0
-    if conclusion == CONCLUDED_OK:
+    if _goes_by_size(request, exchange):
+        request.attempts -= 1
+        lanes_enqueue(s, request, True)
+    elif conclusion == CONCLUDED_OK and not request.asks_size:
         record_time(request.policy.counters.transfer, now - exchange.begun)
         count(&request.policy.counters.fallback_reads, lease.relayed)
         scheduler_finish(s, request, STATUS_OK)
@@ -240,7 +290,8 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
         scheduler_retry(s, request, MISHAP_OTHER, STATUS_CHANGED, -1.0, now)
     elif conclusion == CONCLUDED_STATUS:
         waits = scheduler_retry(
-            s, request, MISHAP_STATUS, STATUS_BAD_STATUS, _retry_after(exchange), now
+            s, request, _mishap_of_status(lease, request), STATUS_BAD_STATUS,
+            _retry_after(exchange), now
         )
         _note_status(s, lease, request, waits, now)
         if _blames_address(lease, now):
@@ -261,14 +312,8 @@ cdef void scheduler_take_back(Scheduler* s, Lease* lease) noexcept nogil:
     else:
         lease_lose(s, lease)
     lease_retire(s, lease, False)
-    count(&request.policy.counters.requests, -1)
-    if lease.used:
-        count(&request.policy.counters.requests_on_used_connections, -1)
-    else:
-        count(&request.policy.counters.requests_on_new_connections, -1)
     if shared:
         # It was to hedge, and did not.
-        count(&request.policy.counters.hedges, -1)
         governor_give_back(&lease.origin.governor)
         return
     if request.cancelled != STATUS_OK:
@@ -302,7 +347,7 @@ cdef void scheduler_dial_failed(
         origin.dial_after = now + fmin(0.05 * <double>(1 << min(origin.dial_failures, 7)), 5.0)
         if code in (STATUS_CONNECT_FAILED, STATUS_TUNNEL_REFUSED) and origin.leases > 0:
             # It takes no more connections than it has.
-            governor_throttled(&origin.governor, now, origin.leases, 0, now)
+            governor_throttled(&origin.governor, now, origin.leases, 0, 0, now)
     origin_withdraw_dials(s, origin)
     if origin.leases > 0 or (origin.dialling > 0 and origin.dials.front() <= dial_round):
         wake(s.workers[0])

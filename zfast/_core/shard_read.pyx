@@ -60,6 +60,10 @@ from zfast._core.types cimport (
     Status,
 )
 
+cdef enum:
+    # Bytes of a shard that is read in one piece where its tag may be the next one's too.
+    MOST_RECENT_SIZE = 64 << 20
+
 
 # ------------------------------------------------------------------------------- without the lock
 
@@ -120,7 +124,7 @@ cdef Status shard_plan_runs(Task* task, Request* request, vector[Task_ptr]* task
     coalesce(&wanted, task.assembly.max_gap, task.assembly.max_run, &runs)
     for run in runs:
         tasks.push_back(_new_run(task, &run, wanted.data()))
-    if tasks.empty() and task.shard.index_was_kept and tag_is_strong(task.shard.index.etag):
+    if tasks.empty() and task.shard.index_was_kept and not task.shard.index.etag.empty():
         # All of it is filled by what an index says that may be out of date.
         tasks.push_back(_new_task(task, FOR_RUN))
     return STATUS_OK
@@ -267,6 +271,13 @@ cdef void _again(Task* task, Purpose purpose) noexcept nogil:
 
 cdef void shard_enter_runs(Task* task, vector[Task_ptr]* tasks) noexcept nogil:
     cdef Assembly* assembly = task.assembly
+    cdef const ShardIndex* index = task.shard.index
+    if index.recent and not tasks.empty() and 0 <= index.object_size <= MOST_RECENT_SIZE:
+        # By its tag nobody could tell that the runs are of the next one.
+        for each in tasks[0]:
+            del each
+        _again(task, FOR_CHUNK)
+        return
     task.shard.running = tasks.size()
     task.shard.changed = False
     for each in tasks[0]:

@@ -40,6 +40,7 @@ cdef cppclass Lease:
     bint polled                     # its worker polls it, or has not stopped yet
     bint retired
     int served                      # exchanges since it was adopted
+    double adopted_at
     double idle_since
 
 cdef cppclass Lane:
@@ -59,6 +60,7 @@ cdef cppclass Origin:
     Governor governor
     size_t pending
     int batches                     # that hold it: it stays for as long
+    double rests_since              # when it became known, or the last batch let go of it
     int leases
     int dialling
     long dial_rounds                # how often dials were asked for, several at a time
@@ -73,6 +75,7 @@ cdef cppclass Origin:
     int dial_failures
     double dial_after
     bint reached                    # a connection to it has been opened before
+    double moved_at                 # when a request to it ended, or went out where none was out
     double first_byte               # seconds to it, of late; 0 unknown
     size_t blamed                   # the one of its addresses that answers by failures, 0 none
     double blamed_until
@@ -117,6 +120,7 @@ cdef enum CallKind:
     CALL_RELEASE                    # the connection can be used again
     CALL_CLOSE
     CALL_REDIRECT
+    CALL_SWEEP                      # what servers have closed in pools is to be closed there
 
 cdef struct Call:
     CallKind kind
@@ -159,17 +163,21 @@ cdef cppclass Scheduler:
     int max_in_flight
     int leases
     int max_leases
+    int most_leases                 # beside origins that hang
     int dial_threads                # that serve calls
     int max_dial_threads            # that may
     int dials_begun                 # that they are at
     int allowed_leases              # what max_leases goes back to
     double restore_after            # when, 0 while there are descriptors enough
-    double next_starving            # when to look after hosts that have no connection, 0 never
+    double next_starving            # when to look after origins that others leave no room, 0 never
+    int hanging                     # origins where no dial, or no request, has ended of late
+    double hanging_at               # when these were counted
     int dialling
     int leaving
     double next_deadline
     double idle_timeout
     double next_idle                # when to look at the idle leases again, 0 if there are none
+    double next_sweep               # when to look at what lies in pools, 0 if nothing does
     unsigned long long dice
     unsigned long long connections_opened
     unsigned long long connections_pooled

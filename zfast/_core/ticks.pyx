@@ -10,10 +10,11 @@ from cython.operator cimport dereference
 from zfast._core.buffers cimport buffers_trim
 from zfast._core.finishing cimport scheduler_cancel_all
 from zfast._core.lanes cimport lanes_enqueue
-from zfast._core.leases cimport lease_has_ended, lease_retire, lease_watch_idle
+from zfast._core.leases cimport call_python, lease_has_ended, lease_retire, lease_watch_idle
 from zfast._core.request cimport Request
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport (
+    CALL_SWEEP,
     NOBODY,
     BatchState,
     BatchState_ptr,
@@ -71,6 +72,9 @@ cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil:
         _expire(s, now)
     if 0 < s.next_idle <= now:
         _sweep_idle(s, now)
+    if 0 < s.next_sweep <= now:
+        s.next_sweep = 0
+        call_python(s, CALL_SWEEP, 0, 0)
     while not s.delayed.empty() and dereference(s.delayed.begin()).first <= now:
         request = dereference(s.delayed.begin()).second
         s.delayed.erase(s.delayed.begin())
@@ -99,6 +103,7 @@ cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil:
 cdef double scheduler_next_tick(Scheduler* s) noexcept nogil:
     # When scheduler_tick has something to do next, 0 when nothing is waiting for a time.
     cdef double first = sooner(s.next_deadline, s.next_idle)
+    first = sooner(first, s.next_sweep)
     first = sooner(first, sooner(s.restore_after, s.next_starving))
     if not s.delayed.empty():
         first = sooner(first, dereference(s.delayed.begin()).first)

@@ -295,6 +295,14 @@ cdef inline void _hasten(Exchange* exchange) noexcept nogil:
         exchange.transport.operations.acknowledge(&exchange.transport)
 
 
+cdef inline bint _reads_to_send(const Exchange* exchange) noexcept nogil:
+    # In a handshake of TLS 1.2 that what is to be sent waits for. To receive would end it as well,
+    # and nothing would come by which the other learns that.
+    return (
+        exchange.sent < exchange_to_send(exchange) and exchange.transport.send_wants == POLLIN
+    )
+
+
 cdef bint transfer_step(
     Exchange* exchange, short ready, char* scratch, size_t scratch_size, double now
 ) noexcept nogil:
@@ -307,6 +315,8 @@ cdef bint transfer_step(
         # Even a connection that takes no more may hold the answer that says why.
         broken = not _send(exchange, now)
         ready |= POLLERR if broken else 0
+        if not broken and _reads_to_send(exchange):
+            return False
     if ready & (exchange.transport.recv_wants | POLLHUP | POLLERR | POLLNVAL):
         if _receive(exchange, scratch, scratch_size, now):
             return True
@@ -320,6 +330,8 @@ cdef bint transfer_step(
 
 cdef short transfer_wants(const Exchange* exchange) noexcept nogil:
     if exchange.phase == PHASE_IDLE:
+        return POLLIN
+    if _reads_to_send(exchange):
         return POLLIN
     if exchange.sent < exchange_to_send(exchange):
         return exchange.transport.recv_wants | exchange.transport.send_wants

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import queue
 import socket
 import ssl
 import time
@@ -18,9 +17,8 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
 from urllib.parse import urljoin
-from weakref import WeakKeyDictionary
 
-from urllib3.exceptions import ClosedPoolError, HTTPError, SSLError
+from urllib3.exceptions import HTTPError, SSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from zfast import runtime
@@ -29,7 +27,7 @@ from zfast._core.request_head import check_target
 from zfast._core.tls_sessions import session_of, unavailable
 from zfast._core.types import Status
 from zfast.config import setting
-from zfast.connections import opening, turns
+from zfast.connections import opening, resting, turns
 from zfast.connections.managers import OwnManager
 from zfast.connections.opening import (
     NO_DESCRIPTOR,
@@ -40,15 +38,13 @@ from zfast.connections.opening import (
 from zfast.connections.origins import Origin, all_connections, origins
 from zfast.connections.relay import Relay
 from zfast.connections.sessions import session_over
+from zfast.connections.trust import Trust
 from zfast.errors import ConfigurationError, shortened, without_secrets
 from zfast.locations.http import HTTPLocation
 
 __all__ = ["relayed", "tls_fallback"]
 
 _log = logging.getLogger("zfast")
-
-# Connections that lie open in pools, of all hosts together; fewer where descriptors are few.
-_MOST_KEPT = 256
 
 _lease_ids = itertools.count(1)
 
@@ -57,7 +53,8 @@ _lease_ids = itertools.count(1)
 class _Lease:
     """A connection out of its pool: about to be opened, with the engine, or on its way back.
 
-    `own` says that the pool is of a user's manager; `address` is where the connection leads, as
+    `own` says that the pool is of a user's manager, and `rested` that the connection had been left
+    open there; `address` is where the connection leads, as
     `addresses` counts it, a proxy's where there is one, and `of_several` whether the host has
     others; `far` is its end of the relay, if any.
     """
@@ -66,14 +63,13 @@ class _Lease:
     pool: Any
     connection: Any
     own: bool
+    rested: bool
     address: str = ""
     of_several: bool = False
     far: socket.socket | None = None
 
 
 _leases: dict[int, _Lease] = {}
-# How many connections that came back lie open in each pool; where one came last, last.
-_kept: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 _relay: Relay | None = None
 _relayed = 0
 _relayed_for = ""
@@ -92,28 +88,17 @@ def _dial(calls: Calls, origin_id: int) -> None:
     if origin is None:
         calls.dial_failed(origin_id, Status.CONNECT_FAILED, 0, False, b"the client is closed")
         return
-    lease_id = next(_lease_ids)
     try:
-        _borrow(calls, lease_id, origin)
-        lease = _leases[lease_id]
-        close_unless_idle(lease.connection)
-        used = not lease.connection.is_closed
-        timeout = origin.connections.connect_timeout
-        lease.address, lease.of_several = open_connection(
-            lease.pool, lease.connection, origin.scheme, timeout
-        )
-        _lend(calls, lease_id, lease, used)
+        _connect_as_trusted(calls, origin)
     except BaseException as error:
         code, number, detail = Status.CONNECT_FAILED, 0, type(error).__name__
         try:
-            _return(lease_id, reusable=False)
             code, number, detail = opening.explain(error)
             if origin.proxy:
                 detail = f"through the {origin.proxy}: {detail}"
             if number in NO_DESCRIPTOR:
                 # Those that wait in pools for nothing in particular are worth less than this one.
-                with runtime.fork_guard:
-                    origin.connections.managers.clear()
+                calls.count_closed(resting.clear(origin.connections.managers))
         finally:
             # Whatever else goes wrong, the engine hears of it: a request waits for the answer.
             with contextlib.suppress(RuntimeError):
@@ -132,16 +117,52 @@ def _dial(calls: Calls, origin_id: int) -> None:
             raise
 
 
+def _connect_as_trusted(calls: Calls, origin: Origin) -> None:
+    trust = origin.connections.managers.trust
+    try:
+        _connect(calls, origin)
+    except Exception as error:
+        if not (opening.distrusts(error) and _has_other_trust(origin, trust)):
+            raise
+    else:
+        return
+    _connect(calls, origin)
+
+
+def _connect(calls: Calls, origin: Origin) -> None:
+    lease_id = next(_lease_ids)
+    try:
+        _borrow(calls, lease_id, origin)
+        lease = _leases[lease_id]
+        close_unless_idle(lease.connection)
+        used = not lease.connection.is_closed
+        if lease.rested and not used:
+            calls.count_closed(1)
+        timeout = origin.connections.connect_timeout
+        lease.address, lease.of_several = open_connection(
+            lease.pool, lease.connection, origin.scheme, timeout
+        )
+        _lend(calls, lease_id, lease, used)
+    except BaseException:
+        _return(lease_id, reusable=False)
+        raise
+
+
+def _has_other_trust(origin: Origin, trust: Trust | None) -> bool:
+    managers = origin.connections.managers
+    with runtime.fork_guard:
+        managers.renew_trust()
+        return managers.trust is not trust
+
+
 def _borrow(calls: Calls, lease_id: int, origin: Origin) -> None:
     # Not under the guard, as wherever a user's manager is asked: it may do as it likes.
     pool = origin.pool()
     own = isinstance(origin.connections.managers, OwnManager)
 
     def take(connection: Any) -> None:
-        if pool in _kept:
-            # The one that came back last, open or not.
-            _kept[pool] = max(_kept[pool] - 1, 0)
-        _leases[lease_id] = _Lease(origin.id, pool, connection, own)
+        rested = resting.taken(pool, connection)
+        _leases[lease_id] = _Lease(origin.id, pool, connection, own, rested)
 
     def lent() -> Counter[int]:
         return Counter(lease.origin for lease in _leases.values() if lease.pool is pool)
@@ -232,56 +253,6 @@ def _attach(calls: Calls, lease_id: int, tls: Any, why: str) -> socket.socket:
 # ------------------------------------------------------------------------------------ giving back
 
 
-def _put_back(pool: Any, connection: Any) -> None:
-    with runtime.fork_guard:
-        if pool.pool is None or (not pool.block and pool.pool.full()):
-            # The pool keeps fewer than were lent; it would say so in the log for each.
-            if connection is not None:
-                connection.close()
-            return
-        with contextlib.suppress(ClosedPoolError):
-            pool._put_conn(connection)
-
-
-def _keep(lease: _Lease) -> None:
-    """Leave a connection open in its pool, or close others of a pool that has rested longer.
-
-    Each host's pool has room for as many as may be in flight, which is more than the process has
-    descriptors for where it goes to many hosts. How many there are of a user's own manager is the
-    user's business.
-    """
-    pool, connection = lease.pool, lease.connection
-    with runtime.fork_guard:
-        if not lease.own and not connection.is_closed:
-            count = _kept.pop(pool, 0)
-            while _kept and sum(_kept.values()) + count >= _most_kept():
-                oldest = next(iter(_kept))
-                del _kept[oldest]
-                _empty(oldest)
-            if count >= _most_kept():
-                connection.close()
-            # At the end: it has rested for no time.
-            _kept[pool] = count + (not connection.is_closed)
-        _put_back(pool, connection)
-
-
-def _most_kept() -> int:
-    return runtime.connection_limit(2 * _MOST_KEPT) // 2
-
-
-def _empty(pool: Any) -> None:
-    # As urllib3 does with a pool that it closes; this one stays of use.
-    places = 0
-    with contextlib.suppress(queue.Empty, AttributeError):
-        while True:
-            connection = pool.pool.get(block=False)
-            places += 1
-            if connection is not None:
-                connection.close()
-    for _ in range(places):
-        _put_back(pool, None)
-
-
 def _discard(lease: _Lease) -> None:
     closed = None
     try:
@@ -289,23 +260,35 @@ def _discard(lease: _Lease) -> None:
         closed = lease.connection
     finally:
         # What cannot be closed has had its place in the pool all the same.
-        _put_back(lease.pool, closed)
+        resting.put_back(lease.pool, closed)
 
 
-def _return(lease_id: int, *, reusable: bool) -> None:
-    """Have a connection be its pool's again, whose own it is until then."""
+def _return(lease_id: int, *, reusable: bool) -> int:
+    """Have a connection be its pool's again, whose own it is until then.
+
+    Returns
+    -------
+    int
+        Connections that were closed, of which the engine does not know.
+    """
     lease = _leases.get(lease_id)
     if lease is None:
-        return
+        return 0
     try:
         rests = False
         try:
             rests = _end_relaying(lease_id, lease)
         finally:
-            if rests and reusable:
-                _keep(lease)
-            else:
+            if not (rests and reusable):
                 _discard(lease)
+        if not reusable:
+            return 0
+        if not rests:
+            return 1
+        pool, connection = lease.pool, lease.connection
+        if lease.own or connection.is_closed:
+            return resting.put_back(pool, connection)
+        return resting.keep(pool, connection)
     finally:
         with runtime.fork_guard:
             _leases.pop(lease_id, None)
@@ -367,17 +350,20 @@ def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
         _dial(calls, id)
     elif kind == "redirect":
         _redirect(calls, id, index)
+    elif kind == "sweep":
+        calls.swept(*resting.sweep())
     elif (lease := _leases.get(id)) is not None:
         broke = kind == "close" and bool(index)
+        closed = 0
         try:
             # At exit urllib3 may have closed what is in its pools before.
-            _return(id, reusable=kind != "close" and not calls.engine.stopped)
+            closed = _return(id, reusable=kind != "close" and not calls.engine.stopped)
         finally:
             if broke:
                 # Others of the host's addresses go first for a while.
                 with runtime.fork_guard:
                     addresses.failed(lease.address, time.monotonic())
-            calls.left(lease.origin)
+            calls.left(lease.origin, closed, kind == "release" and not lease.own)
         if broke:
             _log.debug("a connection to %s broke", lease.address or "a server")
 
@@ -389,7 +375,7 @@ def _forget() -> None:
         _relay = None
     leases = list(_leases.values())
     _leases.clear()
-    _kept.clear()
+    resting.forget()
     opening.forget()
     turns.forget()
     for lease in leases:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import ssl
-from collections.abc import Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
@@ -13,8 +10,9 @@ from typing import Any, NamedTuple, Protocol
 import urllib3
 from urllib3.util import ssl_ as urllib3_ssl
 from urllib3.util.request import SKIP_HEADER
-from urllib3.util.ssl_ import ALPN_PROTOCOLS, create_urllib3_context
 
+from zfast import runtime
+from zfast.connections.trust import Trust
 from zfast.errors import ConfigurationError
 from zfast.proxies import Proxies, Proxy
 
@@ -68,8 +66,21 @@ def _text(value: Any) -> str:
 class Managers(Protocol):
     """Which pool manager leads to an origin."""
 
+    @property
+    def trust(self) -> Trust | None:
+        """What new connections are verified by; None where a user's manager knows."""
+        ...
+
     def leading_to(self, scheme: str, host: str, port: int) -> PoolManager:
         """The one whose pools are dialled for this origin."""
+        ...
+
+    def renew_trust(self) -> None:
+        """Have connections that are opened from here on be verified by what is trusted now."""
+        ...
+
+    def pools(self) -> set[Any]:
+        """Those there are."""
         ...
 
     def clear(self) -> None:
@@ -91,10 +102,18 @@ class OwnManager:
     """
 
     def __init__(self, manager: PoolManager) -> None:
+        self.trust = None
         self._manager = manager
 
     def leading_to(self, scheme: str, host: str, port: int) -> PoolManager:
         return self._manager
+
+    def renew_trust(self) -> None:
+        # The user's business.
+        pass
+
+    def pools(self) -> set[Any]:
+        return _pools(self._manager)
 
     def clear(self) -> None:
         self._manager.clear()
@@ -122,25 +141,36 @@ class EnvironmentManagers:
     """
 
     def __init__(self, proxies: Proxies, ca_certs: str | None = None, **options: Any) -> None:
+        self.trust = Trust(ca_certs)
         self._proxies = proxies
-        self._ca_certs = ca_certs
         self._options = options
         # By the kind of context that urllib3 makes, which pyOpenSSL may change; None without TLS.
         self._managers: dict[tuple[Proxy | None, Any], PoolManager] = {}
-        self._trusts: dict[Any, dict[str, Any]] = {}
-        if ca_certs is not None:
-            # At once: the client that is being made names it.
-            self._trust()
 
     def leading_to(self, scheme: str, host: str, port: int) -> PoolManager:
         proxy = self._proxies.leading_to(scheme, host, port)
         has_tls = scheme == "https" or (proxy is not None and proxy.url.startswith("https:"))
         key = proxy, urllib3_ssl.SSLContext if has_tls else None
         manager = self._managers.get(key)
-        if manager is None:
-            options = {**self._options, **(self._trust() if has_tls else {})}
-            manager = self._managers[key] = _manager(proxy, options)
-        return manager
+        if manager is not None:
+            return manager
+        with runtime.fork_guard:
+            manager = self._managers.get(key)
+            if manager is None:
+                options = {**self._options, **(self.trust.options() if has_tls else {})}
+                manager = self._managers[key] = _manager(proxy, options)
+            return manager
+
+    def renew_trust(self) -> None:
+        trust = self.trust.renewed()
+        if trust is self.trust:
+            return
+        self.trust = trust
+        # Not closed: what is open in their pools was verified, and may be in use.
+        self._managers = {key: kept for key, kept in self._managers.items() if key[1] is None}
+
+    def pools(self) -> set[Any]:
+        return set().union(*map(_pools, self._managers.values()))
 
     def clear(self) -> None:
         for manager in self._managers.values():
@@ -149,51 +179,15 @@ class EnvironmentManagers:
     def forget(self) -> None:
         for manager in self._managers.values():
             _forget(manager)
-        # A thread of the parent that was at a handshake had the context's locks.
-        _abandoned.append(self._trusts)
         self._managers.clear()
-        self._trusts = {}
-
-    def _trust(self) -> dict[str, Any]:
-        kind = urllib3_ssl.SSLContext
-        if kind not in self._trusts:
-            self._trusts[kind] = _trust_in(self._ca_certs)
-        return self._trusts[kind]
+        self.trust.forget()
 
 
-# In a child: contexts of the parent's, of which nothing may run, not even a destructor.
-_abandoned: list[Any] = []
-
-
-def _trust_in(ca_certs: str | None) -> dict[str, Any]:
-    # By itself urllib3 makes a context for each connection, and reads all certificates anew: a
-    # bundle of the usual size takes 20 ms of a core each time, and the first read of 200 chunks
-    # over https took seven times as long by that.
-    try:
-        context = create_urllib3_context()
-        if type(context) is not ssl.SSLContext or type(context).__module__ != "ssl":
-            raise TypeError("pyOpenSSL, or another library in place of Python's ssl")
-        if ca_certs is None:
-            context.load_default_certs()
-        else:
-            context.load_verify_locations(ca_certs)
-        context.set_alpn_protocols(ALPN_PROTOCOLS)
-    except OSError as error:
-        if ca_certs is None:
-            # urllib3 finds out as well, and has words for it.
-            return {}
-        raise ConfigurationError(
-            f"ca_certs is {os.fspath(ca_certs)!r}, where no certificate can be read: {error}"
-        ) from None
-    except TypeError:
-        return {} if ca_certs is None else {"ca_certs": ca_certs}
-
-    def keep_alpn_protocols(protocols: Iterable[str]) -> None:
-        # urllib3 sets them for each connection, while OpenSSL copies them to another thread's.
-        pass
-
-    vars(context)["set_alpn_protocols"] = keep_alpn_protocols
-    return {"ssl_context": context}
+def _pools(manager: PoolManager) -> set[Any]:
+    pools: Any = manager.pools
+    with contextlib.suppress(AttributeError), pools.lock:
+        return set(pools._container.values())
+    return set()
 
 
 def _forget(manager: PoolManager) -> None:

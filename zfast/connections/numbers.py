@@ -26,6 +26,9 @@ Timeouts = urllib3.Timeout | float | None
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _MOST_RETRIES = 10**9
+# Retries of one request that an origin refused while it served others. It seldom takes five: an
+# origin that serves all but one for ever is not to be asked for ever.
+_MOST_LIMITED = 16
 _SECRET = {"authorization", "cookie", "proxy-authorization", "x-amz-security-token"}
 
 
@@ -78,6 +81,8 @@ def retry_numbers(retries: Retries) -> dict[str, Any]:
     if not isinstance(retries, urllib3.Retry):
         # urllib3's own would be six hours, for which nobody asked.
         numbers["retry_after_max"] = numbers["backoff_max"]
+    if retries is None:
+        numbers["limited"] = _MOST_LIMITED
     return numbers
 
 
@@ -90,6 +95,7 @@ def _numbers(retry: urllib3.Retry) -> dict[str, Any]:
             methods |= 1 << method
     redirects = _count(retry, "redirect")
     return {
+        "limited": 0,
         "total": _count(retry, "total"),
         "connect": _count(retry, "connect"),
         "read": _count(retry, "read"),

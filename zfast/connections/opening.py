@@ -43,6 +43,7 @@ __all__ = [
     "NO_DESCRIPTOR",
     "addresses",
     "close_unless_idle",
+    "distrusts",
     "explain",
     "forget",
     "open_connection",
@@ -56,6 +57,8 @@ _PATIENCE_SECONDS = 2.0
 _PASSING = (408, 425, 429)
 # As OpenSSL says that the two sides do not suit each other.
 _INCOMPATIBLE = ("alert handshake failure", "alert protocol version", "unsupported protocol")
+# As it says of what is no TLS at all.
+_NO_TLS = "wrong version number"
 _UNPRINTABLE = re.compile(r"[^ -~\u00a1-\ud7ff\ue000-\U0010ffff]+")
 # For so long a host with one address is taken to have no more, and is asked for by urllib3 alone.
 _SINGLE_SECONDS = 30.0
@@ -339,6 +342,11 @@ def _telling(failures: dict[str, BaseException]) -> BaseException:
     return max(failures.values(), key=lambda reason: bool(_number(reason)))
 
 
+def distrusts(error: BaseException) -> bool:
+    """Whether a connection was not opened since a certificate is none to trust."""
+    return any(isinstance(e, ssl.SSLCertVerificationError) for e in _causes(error))
+
+
 def explain(error: BaseException) -> tuple[Status, int, str]:
     """What a connection that could not be opened is to the engine; see `Calls.dial_failed`."""
     chain = list(_causes(error))
@@ -350,12 +358,20 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
     if detail.startswith("Invalid header value"):
         # http.client shows it.
         return Status.CONNECT_FAILED, 0, "a header of the proxy's cannot be sent"
-    if any(isinstance(e, (ssl.SSLCertVerificationError, CertificateError)) for e in chain) or (
-        # Of urllib3 alone, such as one that misses the fingerprint it was told.
-        isinstance(error, SSLError) and len(chain) == 1
+    if (
+        distrusts(error)
+        or any(isinstance(e, CertificateError) for e in chain)
+        or (
+            # Of urllib3 alone, such as one that misses the fingerprint it was told.
+            isinstance(error, SSLError) and len(chain) == 1
+        )
     ):
         return Status.TLS_FAILED, 0, detail
-    if any(isinstance(e, ssl.SSLError) and _is_for_good(e) for e in chain):
+    faults = [fault_of(e) for e in chain if isinstance(e, ssl.SSLError)]
+    if any(reason == _NO_TLS for reason, _ in faults):
+        return Status.TLS_FAILED, 0, f"{detail}; the port does not speak TLS: try http://"
+    # Who is there will not have us, or suits us not: the handshake would fail again.
+    if any(refuses or reason.endswith(_INCOMPATIBLE) for reason, refuses in faults):
         return Status.TLS_FAILED, 0, detail
     if refusal := next(filter(None, map(_refusal, chain)), 0):
         # Its own words may hold what it was sent.
@@ -372,12 +388,6 @@ def explain(error: BaseException) -> tuple[Status, int, str]:
     if isinstance(error, (SSLError, ssl.SSLError, ProxyError)):
         return Status.CONNECT_FAILED, 0, detail
     return Status.CONNECT_FAILED, number, detail
-
-
-def _is_for_good(error: ssl.SSLError) -> bool:
-    """Whether a handshake would fail again: who is there will not have us, or suits us not."""
-    reason, refuses = fault_of(error)
-    return refuses or reason.endswith(_INCOMPATIBLE)
 
 
 def _refusal(error: BaseException) -> int:

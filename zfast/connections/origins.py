@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import stat
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from zfast.connections.managers import (
     PoolManager,
     proxy_shown,
 )
+from zfast.connections.trust import stamp_of
 from zfast.errors import ConfigurationError
 from zfast.locations.http import DEFAULT_PORTS
 from zfast.proxies import Proxies
@@ -34,6 +35,12 @@ T = TypeVar("T")
 
 _origin_ids = itertools.count(1)
 
+# Of one set of connections: so many origins stay known as there are pools. What nobody has used for
+# so long goes where there are more, and that is looked at no more often.
+_MOST_ORIGINS = 1024
+_REST_SECONDS = 60.0
+_LOOK_SECONDS = 10.0
+
 
 @dataclass(eq=False)
 class Origin:
@@ -43,16 +50,21 @@ class Origin:
     """
 
     connections: Connections
-    manager: PoolManager
     proxy: str
     scheme: str
     host: str
     port: int
     engine: Engine
+    used_at: float = field(default_factory=time.monotonic)
     id: int = field(default_factory=lambda: next(_origin_ids))
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.host_in_url()}:{self.port}"
+
+    @property
+    def manager(self) -> PoolManager:
+        """The one that leads there now: with other certificates to trust it is another."""
+        return self.connections.managers.leading_to(self.scheme, self.host, self.port)
 
     def pool(self) -> Any:
         """The pool; asked for anew each time, since a manager forgets those that it uses least."""
@@ -81,7 +93,8 @@ class Connections:
         self.managers = managers
         self.connect_timeout = connect_timeout
         self._origins: dict[tuple[str, str, int], Origin] = {}
-        self._ids: list[int] = []
+        self._look_at = 0.0
+        self._ids: set[int] = set()
         all_connections.add(self)
         weakref.finalize(self, _forget_origins, self._ids).atexit = False
 
@@ -90,21 +103,47 @@ class Connections:
         key = (scheme, host, port)
         origin = self._origins.get(key)
         if origin is not None and origin.engine is engine:
-            return origin.id
+            origin.used_at = time.monotonic()
+            # Who forgets it takes it out before looking at that: one of the two sees the other.
+            if self._origins.get(key) is origin:
+                return origin.id
         with runtime.fork_guard:
             manager = self.managers.leading_to(scheme, host, port)
-        new = Origin(self, manager, proxy_shown(manager), scheme, host, port, engine)
+        new = Origin(self, proxy_shown(manager), scheme, host, port, engine)
         # Not under the guard: a user's manager may do as it likes.
         pool = new.pool()
         with runtime.fork_guard:
             origin = self._origins.get(key)
             if origin is None or origin.engine is not engine:
+                self._forget_rested(engine)
                 origin = new
                 self._introduce(engine, origin, pool)
-                self._ids.append(origin.id)
+                self._ids.add(origin.id)
                 origins[origin.id] = origin
                 self._origins[key] = origin
+            origin.used_at = time.monotonic()
         return origin.id
+
+    def _forget_rested(self, engine: Engine) -> None:
+        # Under the guard.
+        now = time.monotonic()
+        too_many = len(self._origins) - _MOST_ORIGINS + 1
+        if too_many <= 0 or now < self._look_at:
+            return
+        self._look_at = now + _LOOK_SECONDS
+
+        def rests(entry: tuple[Any, Origin]) -> bool:
+            return entry[1].used_at <= now - _REST_SECONDS
+
+        chosen = sorted(filter(rests, self._origins.items()), key=lambda entry: entry[1].used_at)
+        del chosen[too_many:]
+        for key, _ in chosen:
+            del self._origins[key]
+        ids = [origin.id for _, origin in filter(rests, chosen)]
+        forgotten = set(engine.forget_rested(ids, _REST_SECONDS))
+        self._ids -= forgotten
+        # What the engine has in use, or somebody asked for just now.
+        self._origins.update(entry for entry in chosen if entry[1].id not in forgotten)
 
     def _introduce(self, engine: Engine, origin: Origin, pool: Any) -> None:
         shown = origin.host_in_url()
@@ -137,7 +176,7 @@ class Connections:
         self.managers.forget()
 
 
-def _forget_origins(ids: list[int]) -> None:
+def _forget_origins(ids: set[int]) -> None:
     # When the last client with these connections has gone, wherever it went.
     engine = runtime.running()
     if engine is not None and not engine.stopped:
@@ -180,18 +219,10 @@ _of_managers: weakref.WeakValueDictionary[tuple[int, float | None], Connections]
 )
 
 
-def _stamp(path: str) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    if not stat.S_ISREG(found.st_mode):
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def shared(
-    manager: PoolManager | None, ca_certs: str | None, connect_timeout: float | None
+    manager: PoolManager | None,
+    ca_certs: str | os.PathLike[str] | None,
+    connect_timeout: float | None,
 ) -> Connections:
     """The `Connections` of a manager, or those that all clients with these settings share.
 
@@ -199,7 +230,7 @@ def shared(
     ----------
     manager : urllib3.PoolManager, optional
         The user's own.
-    ca_certs : str, optional
+    ca_certs : str or os.PathLike, optional
         Path of a bundle of CA certificates; the system's trust store by default.
     connect_timeout : float or None
         Seconds to open a connection.
@@ -212,17 +243,19 @@ def shared(
         raise ConfigurationError(
             f"ca_certs is a {type(ca_certs).__name__}, but has to be the path of a file"
         )
-    # A bundle that was renewed is another one.
-    stamp = None if ca_certs is None else _stamp(ca_certs)
-    if ca_certs is not None and stamp is None:
-        raise ConfigurationError(f"ca_certs is {os.fspath(ca_certs)!r}, where there is no file")
+    # As text, which pyOpenSSL takes alone; and one bundle has one set of connections.
+    bundle = None if ca_certs is None else os.fsdecode(ca_certs)
+    # A bundle or a trust store that was renewed is another one.
+    stamp = stamp_of(bundle)
+    if bundle is not None and not stamp:
+        raise ConfigurationError(f"ca_certs is {bundle!r}, where there is no file")
     if manager is not None:
         if not isinstance(manager, PoolManager):
             raise ConfigurationError(
                 f"pool_manager is a {type(manager).__name__}, but has to be a urllib3.PoolManager, "
                 "such as a ProxyManager"
             )
-        if ca_certs is not None:
+        if bundle is not None:
             raise ConfigurationError("pass ca_certs to your own pool_manager, not beside it")
         with runtime.fork_guard:
             # One for all clients of a manager: they share what its pools allow.
@@ -232,12 +265,12 @@ def shared(
                 _of_managers[id(manager), connect_timeout] = found
             return found
     proxies = Proxies.of_environment() if setting("trust_env") else Proxies()
-    key = (ca_certs, stamp, proxies)
+    key = (bundle, stamp, proxies)
     with runtime.fork_guard:
         managers = _recent(
             _managers,
             key,
-            lambda: EnvironmentManagers(proxies, ca_certs, maxsize=setting("max_concurrency")),
+            lambda: EnvironmentManagers(proxies, bundle, maxsize=setting("max_concurrency")),
         )
         return _recent(
             _shared, (*key, connect_timeout), lambda: Connections(managers, connect_timeout)

@@ -57,13 +57,18 @@ class _Session:
         tls = near = 0
         if self.to_engine:
             near |= selectors.EVENT_WRITE
-        elif self.tls_reads:
+        elif self.tls_reads and not self._reads_to_write():
             tls |= self.read_wants
         if self.to_server:
             tls |= self.write_wants
         elif self.near_reads:
             near |= selectors.EVENT_READ
         return tls, near
+
+    def _reads_to_write(self) -> bool:
+        # In a handshake of TLS 1.2 that what is to be sent waits for. To receive would end it as
+        # well, and nothing would come by which the other learns that.
+        return bool(self.to_server) and self.write_wants == selectors.EVENT_READ
 
     def at_rest(self) -> bool:
         """Whether nothing is on its way, so that somebody else may go on with the session."""
@@ -87,6 +92,7 @@ class _Session:
                 self._pass_to_server()
             except OSError:
                 # A server that takes no more may have said why.
+                self.write_wants = selectors.EVENT_WRITE
                 self._pass_to_engine()
                 raise
             return self._pass_to_engine()
@@ -132,7 +138,7 @@ class _Session:
             if self.closed:
                 self.told.session_ended(self.lease, b"", False)
                 return False
-            if not self.tls_reads:
+            if not self.tls_reads or self._reads_to_write():
                 return True
             self.to_engine = memoryview(self._received())
             if self.to_engine:

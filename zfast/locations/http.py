@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, unquote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from zfast.errors import ConfigurationError, redact
 from zfast.keys import check_key, quote_key
@@ -214,13 +214,19 @@ class HTTPLocation:
         Returns
         -------
         Listing or None
-            None where the page is not a directory index.
+            None where the page is not a directory index, or one of a directory below.
         """
         origin = self.origin
         if redirected_to:
             scheme, _, rest = redirected_to.partition("://")
             host, _, path = rest.partition("/")
+            asked_for = directory_target
             origin, directory_target = f"{scheme}://{host}", f"/{path}".encode("latin-1")
+            if urlsplit(redirected_to).hostname == self.host and _is_index_below(
+                directory_target, asked_for
+            ):
+                # To a directory with the name of an index file (nginx): the page lists that one.
+                return None
         return parse_listing(body, content_type, directory_target, origin)
 
     def _identity(self) -> tuple[Any, ...]:
@@ -241,15 +247,23 @@ class HTTPLocation:
         return HTTPLocation, (self._given,)
 
 
+def _is_index_below(target: bytes, directory_target: bytes) -> bool:
+    names, above = (
+        [unquote_to_bytes(name) for name in path.partition(b"?")[0].split(b"/") if name]
+        for path in (target, directory_target)
+    )
+    return names[:-1] == above and names != above and names[-1].startswith(b"index.")
+
+
 def _refusal(url: str, reason: str) -> ConfigurationError:
     return ConfigurationError(f"{reason} (URL {redact(url)})")
 
 
 def _split(url: str) -> dict[str, str]:
     if not isinstance(url, str):
-        raise ConfigurationError(f"a base URL is a str, not {type(url).__name__}")
+        raise ConfigurationError(f"a URL is a str, not {type(url).__name__}")
     if _CONTROL.search(url) or url != url.strip():
-        raise _refusal(url, "a base URL has no control characters and no space around it")
+        raise _refusal(url, "a URL has no control characters and no space around it")
     # No error in whose context the whole URL would be, password and all.
     if any("\ud800" <= character <= "\udfff" for character in url):
         raise _refusal(url, "percent-encode the bytes of a path that is not UTF-8")

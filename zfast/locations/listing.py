@@ -1,7 +1,8 @@
 """Directory index pages of web servers → the names of a directory's direct children.
 
-Total over all bodies: a page that is not known to be a directory index is None, never a guess.
-Names come from the links' targets, since servers shorten the text that they show.
+Total over all bodies: a page that is not known to be a directory index, or does not say which of
+its entries are directories, is None, never a guess. Names come from the links' targets, since
+servers shorten the text that they show.
 """
 
 from __future__ import annotations
@@ -52,8 +53,9 @@ def parse_listing(
     """Read the directory index page of a known server.
 
     Known are the HTML pages of nginx (autoindex), Apache (mod_autoindex in each of its styles),
-    Caddy (file_server browse) and Python's http.server, and the JSON of Caddy (which it sends
-    when asked with ``Accept: application/json``) and of nginx (``autoindex_format json``).
+    lighttpd (dir-listing), Caddy (file_server browse), aiohttp (show_index) and Python's
+    http.server, and the JSON of Caddy (which it sends when asked with
+    ``Accept: application/json``) and of nginx (``autoindex_format json``).
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ def parse_listing(
     return Listing(entries, may_be_cut)
 
 
-# nginx, Apache (and lighttpd); http.server. "/" begins the directory's path: an ordinary page
+# nginx, Apache, lighttpd, aiohttp; http.server. "/" begins the directory's path: an ordinary page
 # may well be an "Index of plants".
 _TITLE = re.compile(r"\s*(?:Index of|Directory listing for) /")
 
@@ -113,10 +115,14 @@ class _IndexPage(HTMLParser):
         self._names_caddy = False
         self._links: list[str] = []
         self._contained: list[str] = []
+        self._in_entry = False
+        self._text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "a":
             href = next((value for name, value in attrs if name == "href"), None)
+            self._in_entry = bool(href and self._open_containers)
+            self._text = ""
             if href:
                 self._links.append(href)
                 if self._open_containers:
@@ -136,7 +142,12 @@ class _IndexPage(HTMLParser):
                 self._has_listing = True
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in self._CONTAINERS:
+        if tag == "a":
+            # aiohttp says so in the text alone that a link leads to a directory.
+            if self._in_entry and self._text.endswith("/"):
+                self._contained[-1] = self._contained[-1].removesuffix("/") + "/"
+            self._in_entry = False
+        elif tag in self._CONTAINERS:
             self._open_containers = max(0, self._open_containers - 1)
         elif tag == "title":
             self._in_title = False
@@ -144,12 +155,14 @@ class _IndexPage(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._in_title:
             self._title.append(data)
+        self._text = data
 
     def links(self) -> list[str] | None:
         """The links that may be entries; None if this is not an index page."""
         if self._has_container and _TITLE.match("".join(self._title)):
-            # A header or footer that the administrator wrote has links of its own.
-            return self._contained
+            # A header or footer that the administrator wrote has links of its own. Where the one
+            # above has no slash (h2o), none that leads to a directory has.
+            return None if ".." in self._contained else self._contained
         if self._has_summary and self._has_listing and self._names_caddy:
             return self._links
         return None
