@@ -121,7 +121,7 @@ def test_origins_that_answer_nobody_keep_no_others_waiting(scripted: Start, coun
     assert did["found"] == 200
     # Far from any of the limits on time; and not one request after another, where one origin hangs.
     assert did["seconds"] < 20
-    assert (len(good.connections) > 1) == (count == 1)
+    assert count > 1 or len(good.connections) > 1
     assert did["in_flight"] <= 16 + 4 + count
 
 

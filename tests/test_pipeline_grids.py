@@ -6,6 +6,7 @@ https://github.com/zarr-developers/zarr-extensions/tree/main/chunk-grids/rectili
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from servers.scripted import ScriptedServer, ranged
 
@@ -188,10 +189,10 @@ def irregular(draw: st.DrawFn) -> tuple[Layout, list[Selection]]:
 def test_drawn_arrays_read_equal(start: Callable[..., Any], tmp_path: Path, batch: int) -> None:
     with serving(start, tmp_path) as both:
 
+        @seed(f"{os.environ.get('TEST_SEED', '')} {batch}")
         @settings(max_examples=10, suppress_health_check=list(HealthCheck))
         @given(irregular())
         def compare(drawn: tuple[Layout, list[Selection]]) -> None:
-            event(f"{len(drawn[0].levels) - 1} levels of shards")
             both.compare(*drawn)
 
         compare()

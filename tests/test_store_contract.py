@@ -194,7 +194,6 @@ def _run(machine: Callable[[], RuleBasedStateMachine]) -> None:
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=30,
-            derandomize="TEST_COURSES" not in os.environ,
             suppress_health_check=list(HealthCheck),
         ),
     )
