@@ -53,7 +53,7 @@ async def test_a_base_that_is_not_there_is_not_empty_but_can_be_cleared(
     """No page shows that it is absent; that it lists what is written there shows that it was."""
     store = FastStore(dav.url + base, read_only=False)
     for call in (store.list, lambda: store.list_dir("a")):
-        with pytest.raises(zfast.ListingError, match='mode "a" creates one'):
+        with pytest.raises(zfast.ListingError, match=r"mode='a'\) begins a store"):
             await collect(call())
     with pytest.raises(zfast.ListingError):
         await store.with_read_only(True).is_empty("")
@@ -64,6 +64,45 @@ async def test_a_base_that_is_not_there_is_not_empty_but_can_be_cleared(
     assert await store.is_empty("")
     await store.set("a/b", cpu.Buffer.from_bytes(b"1"))
     assert await collect(store.list()) == ["a/b"]
+
+
+@pytest.mark.parametrize("dav", ["nginx"], indirect=True)
+async def test_what_pages_do_not_show_is_listed_all_the_same(
+    dav: ChildServer, tmp_path: Path
+) -> None:
+    """nginx lists no `.zarray`: a copy of what is listed would not open."""
+    arrays = ("group/0", "b")
+    for name in arrays:
+        array: Any = zarr.open_array(
+            tmp_path / name,
+            mode="w",
+            shape=(8, 8),
+            chunks=(2, 2),
+            dtype="i8",
+            zarr_format=2,
+            dimension_separator="/",
+        )
+        array[...] = np.arange(1, 65).reshape(8, 8)
+    zarr.open_group(tmp_path, mode="a", zarr_format=2).require_group("group")
+    there = {
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    }
+    store = FastStore(dav.url)
+    assert set(await collect(store.list())) == there == await asyncio.to_thread(set, store)
+    below = {key for key in there if key.startswith("group/0/")}
+    assert ".zarray" in "".join(below)
+    assert set(await collect(store.list_prefix("group/0"))) == below
+    sizes = [path.stat().st_size for path in (tmp_path / "group/0").rglob("*") if path.is_file()]
+    assert await store.getsize_prefix("group/0") == sum(sizes)
+    # What is below an array is not asked about, and nothing is where a document shows.
+    before = store.stats()["requests"]
+    pages = 1 + 1 + 2 + 8
+    await collect(store.list())
+    assert store.stats()["requests"] - before == pages + 5 * 4
+    (tmp_path / "zarr.json").write_bytes(b"{}")
+    before = store.stats()["requests"]
+    await collect(store.list())
+    assert store.stats()["requests"] - before == pages
 
 
 @pytest.mark.parametrize("path", ["", "a/b"])

@@ -324,6 +324,16 @@ def test_an_inner_chunk_that_is_wrong(site: Site, coder: str, location: str) -> 
     check_good(array)
 
 
+def test_an_inner_chunk_that_takes_more_than_any_would(site: Site) -> None:
+    """It is not asked for: the index alone says how much memory that would take."""
+    made = Shards("zstd")
+    array = made.serve(site, [made.with_chunk(1, bytes(3 << 20))])
+    for selection in (part(0, 1), whole(0)):
+        with pytest.raises(zfast.errors.CorruptError, match=r"\(1\): its size is not a chunk's"):
+            array[selection]
+    check_good(array)
+
+
 def test_an_inner_chunk_is_named_by_its_place_in_the_shard(site: Site) -> None:
     codec = sharding((2, 4), [bytes_codec(), ZSTD])
     layout = format_3((12, 16), [(6, 8), (2, 4)], "<i4", [codec])

@@ -25,6 +25,7 @@ from servers.scripted import Action, Reply, Request, ScriptedServer, Stall, ok
 from servers.site import Site
 
 import zfast
+from zfast import runtime
 
 Start = Callable[..., ScriptedServer]
 
@@ -513,12 +514,31 @@ def test_a_fork_that_no_hook_is_told_of(server: ScriptedServer) -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(100)
     time.sleep(2 * interval)
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with runtime.fork_guard:
+            held.set()
+            free.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
     pid = library.fork()
     if pid == 0:
         code = 1
+        signal.alarm(20)
         try:
+            # What is told of the process is told before it reads, too.
+            assert zfast.stats()["reads"] == 0
             code = 0 if client.get("key") == expected else 2
+            # Another fork, which the hooks are told of.
+            if os.fork() == 0:
+                os._exit(0 if client.get("key") == expected else 3)
+            assert os.wait()[1] == 0
         finally:
             os._exit(code)
     sys.setswitchinterval(interval)
+    free.set()
+    holder.join()
     assert os.waitpid(pid, 0)[1] == 0

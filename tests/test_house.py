@@ -106,6 +106,22 @@ def test_the_stub_names_the_parameters_of_every_function(extension: ModuleType) 
             assert named == list(inspect.signature(function).parameters), node.name
 
 
+def test_the_stub_says_what_the_core_says(extension: ModuleType) -> None:
+    def compare(body: list[ast.stmt], owner: object) -> None:
+        for node in body:
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            found = getattr(owner, node.name)
+            # Cython begins it with the signature.
+            said = re.sub(r"\A[\w.]+\(.*\)\s*", "", found.__doc__ or "")
+            if said:
+                assert ast.get_docstring(node) == inspect.cleandoc(said), node.name
+            if isinstance(node, ast.ClassDef):
+                compare(node.body, found)
+
+    compare(stub(extension).body, extension)
+
+
 def test_every_public_function_of_the_core_says_what_it_does(extension: ModuleType) -> None:
     for node in stub(extension).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):

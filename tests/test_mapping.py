@@ -260,6 +260,27 @@ def test_getitems_leaves_missing_keys_out(store: FastStore) -> None:
                     found[key]
 
 
+def test_getitems_has_the_errors_of_fsspecs_mappings(scripted: Callable[..., Any]) -> None:
+    objects = ranged({"a": b"1", "b": b"2"})
+    server = scripted(lambda r: status(500) if r.key == "bad" else objects(r))
+    store: Any = FastStore(server.url, retries=0)
+    for on_error in ("raise", "return"):
+        assert store.getitems(iter(["a", "b"]), on_error=on_error) == {"a": b"1", "b": b"2"}
+        assert store.getitems([], on_error=on_error) == {}
+    for missing in ("nope", "", "a/"):
+        with pytest.raises(KeyError, match=repr(missing)):
+            store.getitems(["a", missing], on_error="raise")
+    with pytest.raises(zfast.ZfastError, match="500"):
+        store.getitems(["a", "bad"], on_error="raise")
+    found = store.getitems(["nope", "a", "bad"], on_error="return")
+    assert list(found) == ["nope", "a", "bad"]
+    assert found["a"] == b"1"
+    assert type(found["nope"]) is KeyError
+    assert "500" in str(found["bad"])
+    with pytest.raises(ValueError, match="on_error is 'ignore'"):
+        store.getitems(["a"], on_error="ignore")
+
+
 def test_getitems_gives_each_value_as_it_arrives(scripted: Callable[..., ScriptedServer]) -> None:
     release = threading.Event()
 

@@ -105,8 +105,17 @@ def test_zarrs_own_in_its_place_again_is_said(caplog: pytest.LogCaptureFixture) 
     assert chosen() == ZARRS
     FastStore(URL)
     (said,) = caplog.messages
-    assert "again" in said
+    assert f"names {ZARRS}" in said
     assert OURS in said
+
+
+@pytest.mark.usefixtures("undecided")
+def test_another_pipeline_is_said_to_read_what_is_opened(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "zfast")
+    with zarr.config.set({"codec_pipeline.path": "a.pipeline.of.Another"}):
+        FastStore(URL)
+    (said,) = caplog.messages
+    assert "names a.pipeline.of.Another" in said
 
 
 def of_zarr(store: Any, zarr_format: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import trustme
 import urllib3
+from servers.script import in_child
 from servers.scripted import (
     Action,
     BelowTLS,
@@ -52,6 +53,16 @@ def echo(request: Request) -> Action:
 def by_python() -> Iterator[None]:
     with zfast.config.set(tls="python"):
         yield
+
+
+@pytest.mark.usefixtures("by_python")
+def test_a_forked_child_has_relayed_nothing(
+    scripted: Start, tls_context: ssl.SSLContext, tls_ca_file: str
+) -> None:
+    client = Client(scripted(echo, tls=tls_context).url, ca_certs=tls_ca_file)
+    assert client.get("key") == b"key"
+    assert zfast.stats()["connections_through_python"] > 0
+    assert in_child(lambda: zfast.stats()["connections_through_python"]) == 0
 
 
 @pytest.mark.usefixtures("by_python")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 
@@ -41,6 +42,27 @@ def slow_and_closed_later(request: Request) -> Iterable[Action]:
     yield Fin()
 
 
+def test_pools_have_room_for_what_is_read_at_once_later(scripted: Start) -> None:
+    """Whatever the setting was when the first client was made."""
+    gate = threading.Barrier(96)
+
+    def together(request: Request) -> Iterable[Action]:
+        gate.wait(20)
+        yield ok(b"body")
+
+    server = scripted(together)
+
+    def read() -> None:
+        Client(server.url)
+        with zfast.config.set(max_concurrency=96, idle_timeout=0.05):
+            with Client(server.url) as client:
+                client.get_many([(str(number), None) for number in range(96)])
+                wait_until(lambda: zfast.stats()["connections"] == 0)
+        assert open_connections() == 96
+
+    in_child(read)
+
+
 def test_what_its_server_closes_in_a_pool_is_closed(scripted: Start) -> None:
     ending = scripted(slow_and_closed_later, strict=False)
     lasting = scripted(slow)
@@ -69,7 +91,7 @@ def test_what_is_closed_since_pools_hold_too_many_is_counted(
     scripted: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     servers = [scripted(slow) for _ in range(5)]
-    monkeypatch.setattr(resting, "_MOST_KEPT", 6)
+    monkeypatch.setattr(resting, "MOST_KEPT", 6)
 
     def others() -> int:
         """Sockets that are no connections, once all of these lie in pools."""

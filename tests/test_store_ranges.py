@@ -103,9 +103,13 @@ async def test_odd_ranges_are_what_they_are_in_memory_and_harm_no_other_read(
     assert [content(part) for part in turn] == expected
     options = {"prototype": prototype, "max_gap_bytes": gap, "max_coalesced_bytes": 2**70}
     groups = await collect(store.get_ranges("k", ODD, **options))
+    once: Any = iter(ODD)
+    groups_once = await collect(store.get_ranges("k", once, **options))
     for parts in (
         [pair for group in groups for pair in group],
+        [pair for group in groups_once for pair in group],
         store.get_ranges_sync("k", ODD, **options),
+        store.get_ranges_sync("k", (wanted for wanted in ODD), **options),
     ):
         assert [content(part) for _, part in sorted(parts)] == expected
 

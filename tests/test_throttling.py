@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import urllib3
 from promises import OBJECT, Scripted, at_once, client_of, failure
-from servers.scripted import Request, Stall, ok, status
+from servers.scripted import Request, Stall, Wait, ok, status
 
 from zfast import Client
 from zfast.errors import DeadlineError, ResponseError
@@ -54,6 +55,33 @@ def test_an_origin_is_asked_no_more_than_it_bears(scripted: Scripted) -> None:
     # It is asked for one more now and then, as TCP does.
     assert bearing.refused < 300
     assert sum(peak > 12 for peak in bearing.peaks[300:]) < 10
+
+
+def test_a_request_that_hangs_is_no_measure_of_what_an_origin_bears(scripted: Scripted) -> None:
+    """It has the only place that refusals have left, and others do not wait for it."""
+    gate = threading.Event()
+    left = itertools.count(-60)
+
+    def handle(request: Request) -> Any:
+        if not request.key.startswith("warm") and next(left) < 0:
+            return status(503)
+        if request.key != "hangs":
+            return ok(OBJECT)
+        hanging.append(request)
+        return [Wait(gate), ok(OBJECT)]
+
+    hanging: list[Request] = []
+    client = Client(scripted(handle).url, retries=at_once(99), timeout=30)
+    client.get_many([(f"warm{at}", None) for at in range(60)])
+    with ThreadPoolExecutor(1) as threads:
+        hangs = threads.submit(client.get, "hangs")
+        bodies = client.get_many([(str(at), None) for at in range(24)])
+        assert not hangs.done()
+        gate.set()
+        assert bodies == [OBJECT] * 24
+        # It was not given up for them.
+        assert len(hanging) == 1
+        assert hangs.result() == OBJECT
 
 
 class Counting:

@@ -9,8 +9,16 @@ from __future__ import annotations
 import functools
 import itertools
 import weakref
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from collections.abc import (
+    ItemsView,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+    ValuesView,
+)
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 
@@ -192,7 +200,11 @@ class KeyMapping(MutableMapping[str, bytes]):
         return True
 
     def __iter__(self) -> Iterator[str]:
-        return self._open_client().list()
+        # nginx's pages leave out what begins with a dot: all that says what zarr 2's arrays are.
+        client = self._open_client()
+        return client._iterate(
+            functools.partial(client._directories.list_prefix, "", documents=True)
+        )
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -206,8 +218,12 @@ class KeyMapping(MutableMapping[str, bytes]):
         return _Values(self)
 
     def getitems(
-        self, keys: Iterable[str], *, contexts: Mapping[str, Any] | None = None
-    ) -> Mapping[str, memoryview]:
+        self,
+        keys: Iterable[str],
+        *,
+        contexts: Mapping[str, Any] | None = None,
+        on_error: Literal["omit", "raise", "return"] = "omit",
+    ) -> Mapping[str, Any]:
         """Read keys as one batch, whose values are there as they arrive.
 
         Parameters
@@ -216,19 +232,29 @@ class KeyMapping(MutableMapping[str, bytes]):
             Below the base URL.
         contexts : mapping, optional
             Of no effect: values are in the host's memory, whatever zarr 2 says is preferred.
+        on_error : {"omit", "raise", "return"}
+            As of fsspec's mappings: leave missing keys out; or have the call itself wait for all
+            values, and raise the first failure or put each in its key's place. A missing key is
+            a KeyError then.
 
         Returns
         -------
         mapping of str to memoryview
-            Without the keys that are missing. Asking it for a key waits for that key.
+            Asking it for a key waits for that key.
 
         Raises
         ------
+        KeyError
+            By "raise", of a key that is missing.
         ZfastError
             The first failure, by whatever waits for a key that has not arrived for it: this method
             itself where there is but one.
         """
         client = self._open_client()
+        if on_error in ("raise", "return"):
+            return self._each_item(list(_keys(keys)), on_error)
+        if on_error != "omit":
+            raise ValueError(f"on_error is {on_error!r}; it is 'omit', 'raise' or 'return'")
         wanted = [key for key in _keys(keys) if names_object(key)]
         if len(wanted) > 1:
             return Arrivals(client, wanted)
@@ -239,6 +265,21 @@ class KeyMapping(MutableMapping[str, bytes]):
             for key, body in zip(wanted, bodies, strict=True)
             if body is not None
         }
+
+    def _each_item(
+        self, keys: Sequence[str], on_error: Literal["raise", "return"]
+    ) -> dict[str, Any]:
+        items: dict[str, Any] = {key: KeyError(key) for key in keys}
+        named = [key for key in items if names_object(key)]
+        bodies = self._open_client().get_many([(key, None) for key in named], on_error=on_error)
+        for key, body in zip(named, bodies, strict=True):
+            if body is not None:
+                items[key] = body if isinstance(body, Exception) else memoryview(body)
+        if on_error == "raise":
+            for item in items.values():
+                if isinstance(item, KeyError):
+                    raise item
+        return items
 
     def _pairs(self) -> Iterator[tuple[str, bytes]]:
         keys = iter(self)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 from zarr.errors import ReadOnlyError  # type: ignore[attr-defined]
@@ -68,13 +67,6 @@ class FastStore(KeyMapping, Store):
         if isinstance(key, str) and any(part in ZARR_2_DOCUMENTS for part in key.split("/")[:-1]):
             return False
         return super().__contains__(key)
-
-    def __iter__(self) -> Iterator[str]:
-        # nginx's pages leave out what begins with a dot: all that says what the arrays are.
-        client = self._open_client()
-        return iter(
-            client._run(functools.partial(client._directories.list_prefix, "", documents=True))
-        )
 
     def listdir(self, path: str = "") -> list[str]:
         """Names of what is directly below a path, sorted."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from zfast._core.batch import Batch
 from zfast._core.types import Method, Status
 from zfast.errors import ListingError, ZfastError, redact, shortened, status_text
-from zfast.keys import check_key
+from zfast.keys import check_key, directories_above
 from zfast.locations import CADDY_FILE_LIMIT, Listing
 from zfast.operations import Operations, first_failure
 from zfast.steps import NewBatch, Steps
@@ -24,7 +24,8 @@ _log = logging.getLogger("zfast")
 
 _HEAD, _DELETE = (int(m) for m in (Method.HEAD, Method.DELETE))
 _OK, _MISSING = (int(s) for s in (Status.OK, Status.MISSING))
-ZARR_2_DOCUMENTS = frozenset((".zarray", ".zattrs", ".zgroup", ".zmetadata"))
+ZARR_2_ARRAY = ".zarray"
+ZARR_2_DOCUMENTS = frozenset((ZARR_2_ARRAY, ".zattrs", ".zgroup", ".zmetadata"))
 """What describes the nodes of zarr format 2; nginx leaves such names out of its index pages."""
 _DOCUMENTS = ("zarr.json", *sorted(ZARR_2_DOCUMENTS))
 _LISTED_AT_ONCE = 256
@@ -47,6 +48,12 @@ _NOT_DELETED = (400, 403, 405, 409, 501)
 
 def _is_probe(key: str) -> bool:
     return key.rpartition("/")[2].startswith(_PROBE)
+
+
+def _with_above(directory: str) -> Iterator[str]:
+    yield ""
+    for name in directories_above(directory):
+        yield f"{name}/"
 
 
 def _is_too_deep(directory: str) -> bool:
@@ -83,16 +90,33 @@ class Directories:
     def list_prefix(
         self, prefix: str, new_batch: NewBatch, *, documents: bool = False
     ) -> Steps[list[str]]:
-        """All keys that begin with `prefix`, with the documents of zarr 2 that no page shows."""
+        """All keys that begin with `prefix`; with the `documents` of zarr 2 that no page shows.
+
+        For those each directory is asked, but for what is below an array, and only where nothing
+        that is listed says what the others are.
+        """
         tree = yield from self._walk(check_key(prefix), new_batch)
         if tree.cut is not None:
             raise self._cut_listing(tree.cut)
         keys = [key for key in tree.keys if not _is_probe(key)]
-        if documents and not any(key.rpartition("/")[2] in ZARR_2_DOCUMENTS for key in keys):
-            held = yield from self._documents(tree.directories, new_batch)
-            listed = frozenset(keys)
-            keys += [key for _, key in held if key.startswith(prefix) and key not in listed]
+        if documents and not any(key.rpartition("/")[2] in _DOCUMENTS for key in keys):
+            hidden = yield from self._hidden(tree.directories, new_batch)
+            keys += filter(lambda key: key.startswith(prefix), hidden)
         return keys
+
+    def _hidden(self, directories: Iterable[str], new_batch: NewBatch) -> Steps[list[str]]:
+        by_depth: dict[int, list[str]] = {}
+        for directory in directories:
+            by_depth.setdefault(directory.count("/"), []).append(directory)
+        hidden: list[str] = []
+        arrays: set[str] = set()
+        for _, alike in sorted(by_depth.items()):
+            # An array's directories are of chunks: thousands.
+            asked = [name for name in alike if arrays.isdisjoint(_with_above(name))]
+            held = yield from self._documents(asked, new_batch)
+            hidden += [key for _, key in held]
+            arrays.update(name for name, key in held if key == f"{name}{ZARR_2_ARRAY}")
+        return hidden
 
     def list_dir(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
         """Bare names of what is directly below `prefix`."""
@@ -367,7 +391,8 @@ class Directories:
         if status == _UNAUTHORIZED:
             reason += "; credentials are missing or refused"
         if status == _NOT_FOUND and not directory:
-            reason += '; where zarr is to begin a store, mode "a" creates one without'
+            # Not of xarray and others: before they write they look at what is there.
+            reason += "; zarr.open_group(store, mode='a') begins a store without"
         return ListingError(
             reason,
             url=self._location.display(directory) if directory else self._location.url,

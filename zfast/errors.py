@@ -357,7 +357,8 @@ _BY_HTTP_STATUS_OF_WRITE: dict[int, tuple[type[ZfastError], str]] = {
 # answers 500 where one is not there.
 _NO_DIRECTORY = "perhaps its directory is not there and cannot be made"
 _BY_HTTP_STATUS_OF_PUT: dict[int, tuple[type[ZfastError], str]] = {
-    404: (ResponseError, _NO_DIRECTORY),
+    # As Caddy answers any method but those it knows, for what is not there.
+    404: (ResponseError, f"{_NO_DIRECTORY}, or the server takes no PUT"),
     409: (ResponseError, _NO_DIRECTORY),
     413: (ResponseError, "more than the server takes at once; nginx: client_max_body_size 0"),
     500: (ResponseError, "nginx, where a directory is not there: create_full_put_path on"),

@@ -431,10 +431,11 @@ def choose_pipeline() -> None:
     if not _chosen and path == default:
         zarr.config.set({"codec_pipeline.path": ours})
         _chosen = True
-    elif _chosen and path == default:
+    elif path != ours:
         _log.info(
-            "zarr.config names zarr's own codec pipeline again, which reads what is opened now: "
+            "zarr.config names %s as the codec pipeline, which reads what is opened now: "
             "zarr.config.set({'codec_pipeline.path': %r}) is the native one",
+            path,
             ours,
         )
 

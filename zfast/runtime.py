@@ -82,25 +82,26 @@ def on_end(tell: Callable[[], None]) -> None:
 
 
 def running() -> Engine | None:
-    """The engine, if there is one."""
-    return _engine
+    """The engine, if there is one of this process."""
+    engine = _engine
+    if engine is not None and engine.pid != os.getpid():
+        # Of a fork that no hook was told of, such as one of a C library.
+        _after_fork_in_child()
+        return None
+    return engine
 
 
 def settings_taken() -> dict[str, tuple[Any, str]]:
     """Settings that the running engine keeps, each with its source then; none without an engine."""
-    return {} if _engine is None or _engine.stopped else _taken
+    engine = running()
+    return {} if engine is None or engine.stopped else _taken
 
 
 def current() -> Engine:
     """The engine; started if there is none."""
-    global _engine, _lock, fork_guard
-    engine = _engine
-    if engine is not None and engine.pid != os.getpid():
-        # Of a fork that no hook was told of, such as one of a C library; another thread of the
-        # parent may have had the locks.
-        _lock, fork_guard = threading.RLock(), threading.RLock()
-        _after_fork_in_child()
-    elif engine is not None and not engine.stopped:
+    global _engine
+    engine = running()
+    if engine is not None and not engine.stopped:
         return engine
     with _lock:
         if _is_over and threading.current_thread() is not threading.main_thread():

@@ -46,8 +46,8 @@ def stats() -> dict[str, Any]:
         ``max_in_flight`` and
         ``max_connections``: 0 while no engine runs. All but those of this moment only grow.
     """
-    numbers = dict.fromkeys(SNAPSHOT, 0) | process_counters()
     engine = runtime.running()
+    numbers = dict.fromkeys(SNAPSHOT, 0) | process_counters()
     if engine is not None and not engine.stopped:
         numbers |= engine.snapshot()
     numbers["connections_through_python"] = connections.relayed()[0]

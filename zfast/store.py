@@ -271,6 +271,7 @@ class FastStore(Store, KeyMapping):
             Of one MissingKeyError if the key is missing, else of the first failure.
         """
         self._use()
+        byte_ranges = list(byte_ranges)
         try:
             groups = coalesced_ranges(byte_ranges, max_gap_bytes, max_coalesced_bytes)
             items = [(key, wanted) for wanted, _ in groups]
@@ -296,6 +297,7 @@ class FastStore(Store, KeyMapping):
         raised as it is.
         """
         client = self._use()
+        byte_ranges = list(byte_ranges)
         groups = coalesced_ranges(byte_ranges, max_gap_bytes, max_coalesced_bytes)
         bodies: Sequence[Body | None] = [None] * len(groups)
         if names_object(key):
@@ -496,14 +498,17 @@ class FastStore(Store, KeyMapping):
         ListingError
             If the server offers no directory index pages.
         """
-        return self._use().list_async()
+        return self.list_prefix("")
 
     def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         """Iterate over the keys below a prefix, which is a directory as to zarr's own stores.
 
         Siblings whose names begin with it do not count. See `list`.
         """
-        return self._use().list_async(directory_of(prefix))
+        client, directory = self._use(), directory_of(prefix)
+        return client._iterate_async(
+            functools.partial(client._directories.list_prefix, directory, documents=True)
+        )
 
     def list_dir(self, prefix: str) -> AsyncIterator[str]:
         """Iterate over the bare names directly below a directory; see `list`."""

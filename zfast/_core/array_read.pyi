@@ -62,7 +62,7 @@ class ArrayRead:
         recipe_of: Callable[[Any], tuple[Recipe, Callable[[Any, Any], Any]]],
         drop_axes: Sequence[int] = (),
     ) -> None:
-        """Plan chunks and let them go out.
+        """Plan the chunks, all of the read's at once, and let them go out.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class ArrayRead:
         """Nothing more is added: the batch may be complete."""
 
     def missing(self) -> list[bool]:
-        """Which chunks or shards of the complete read are missing."""
+        """Which chunks or shards of the complete read are missing, as a list of bool."""
 
     def failure(self) -> tuple[int, int] | None:
-        """What failed first in the complete read: its item and request index."""
+        """What failed first in the complete read: its item and request index, None if nothing."""

@@ -163,7 +163,7 @@ cdef class ArrayRead:
 
     def add(self, items, type getter_type, store, bytes before, bytes after, target, recipe_of,
             drop_axes=()):
-        """Plan chunks and let them go out.
+        """Plan the chunks, all of the read's at once, and let them go out.
 
         Parameters
         ----------

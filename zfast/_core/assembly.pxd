@@ -64,6 +64,11 @@ cdef cppclass Assembly:
 
 ctypedef Task* Task_ptr
 
+cdef enum:
+    # A body that is longer than a chunk (or shard) can be by so much would take memory until there
+    # is none.
+    WORTH_MORE = 1 << 20
+
 cdef inline bint tag_is_strong(const string& tag) noexcept nogil:
     return is_strong_tag(tag.data(), tag.size())
 

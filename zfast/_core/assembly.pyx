@@ -41,9 +41,6 @@ from zfast._core.types cimport (
 cdef enum:
     # A part of a chunk has to save so many bytes: a range is a longer request, and a longer head.
     PART_SAVES = 8 << 10
-    # A body that is longer than a chunk (or shard) can be by so much would take memory until there
-    # is none.
-    WORTH_MORE = 1 << 20
 
 
 cdef Request* assembly_add(Assembly* assembly, Task* task) noexcept nogil:
@@ -65,7 +62,7 @@ cdef Request* assembly_add(Assembly* assembly, Task* task) noexcept nogil:
     request.repeatable = (assembly.policy.retry.methods >> METHOD_GET) & 1
     request.task = task
     if task.purpose != FOR_RUN:
-        # What a run has its index says.
+        # What a run has its index says, within the same bounds.
         request.most = task.chain.most + WORTH_MORE
     if task.purpose == FOR_CHUNK:
         request.wanted.kind = RANGE_WHOLE

@@ -107,7 +107,18 @@ class Batch:
         """
 
     def submit(self, seconds: float = 0) -> bool:
-        """Hand the batch to the engine, and attend to it; whether it is complete already."""
+        """Hand the batch to the engine.
+
+        Parameters
+        ----------
+        seconds : float
+            The longest time to `attend` to it at once.
+
+        Returns
+        -------
+        bool
+            Whether the batch is complete; its waker was told of nothing then.
+        """
 
     def run(self) -> None:
         """Submit the batch and `wait` for it; a small one is seen to by the calling thread."""

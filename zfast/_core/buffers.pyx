@@ -16,7 +16,7 @@ from cpython.buffer cimport (
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcmp, memmove
+from libc.string cimport memcmp, memcpy, memmove
 
 from zfast._core.extern.pthread cimport (
     pthread_atfork,
@@ -123,29 +123,42 @@ cdef char* _drop_spare(size_t index) noexcept nogil:
 
 cdef void _spare_or_unmap(char* base, size_t size) noexcept nogil:
     global _spare_count, _spare_size
-    cdef size_t oldest
+    cdef Spare[SPARE_SLABS] old
+    cdef size_t count = 0
     if size > SPARE_LIMIT // 2:
         munmap(base, size)
         return
     pthread_mutex_lock(&_spare_lock)
     while _spare_count == SPARE_SLABS or _spare_size + size > SPARE_LIMIT:
-        oldest = _spare[0].size
-        munmap(_drop_spare(0), oldest)
+        old[count] = _spare[0]
+        count += 1
+        _drop_spare(0)
     _spare[_spare_count].base = base
     _spare[_spare_count].size = size
     _spare_count += 1
     _spare_size += size
     pthread_mutex_unlock(&_spare_lock)
+    _unmap(old, count)
+
+
+cdef void _unmap(const Spare* slabs, size_t count) noexcept nogil:
+    # Without the lock: it may take a while.
+    cdef size_t index
+    for index in range(count):
+        munmap(slabs[index].base, slabs[index].size)
 
 
 cdef void buffers_trim() noexcept nogil:
     # When nothing is read for a while: the process gets its memory back.
-    cdef size_t size
+    global _spare_count, _spare_size
+    cdef Spare[SPARE_SLABS] all_of_them
+    cdef size_t count
     pthread_mutex_lock(&_spare_lock)
-    while _spare_count:
-        size = _spare[_spare_count - 1].size
-        munmap(_drop_spare(_spare_count - 1), size)
+    count = _spare_count
+    memcpy(all_of_them, _spare, count * sizeof(Spare))
+    _spare_count = _spare_size = 0
     pthread_mutex_unlock(&_spare_lock)
+    _unmap(all_of_them, count)
 
 
 def spare_memory():

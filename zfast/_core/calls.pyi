@@ -72,7 +72,7 @@ class Calls:
         """
 
     def content_held(self, lease_id: int, held: bool) -> None:
-        """Tell whether what the server says next it says before it had all that was sent to it."""
+        """Tell whether the server's next bytes came before it had taken all of the request."""
 
     def dial_failed(
         self, origin_id: int, code: int, error: int, no_descriptor: bool, detail: bytes

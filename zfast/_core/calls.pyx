@@ -23,7 +23,7 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
-from zfast._core.leases cimport lease_new, origin_drop_dial
+from zfast._core.leases cimport lease_free, lease_new, origin_drop_dial
 from zfast._core.origins cimport origin_known
 from zfast._core.redirects cimport scheduler_redirected
 from zfast._core.request cimport Request
@@ -259,9 +259,8 @@ cdef class Calls:
         """
         cdef Scheduler* s = self.engine.scheduler
         cdef Lease* lease
+        cdef bint stopping
         self.engine.ensure_usable()
-        if self.engine.stopped:
-            raise RuntimeError("the process ends: no connection is needed any more")
         lease = lease_new(lease_id, self.engine.max_head)
         if lease == NULL:
             raise MemoryError("no memory for a connection")
@@ -275,11 +274,16 @@ cdef class Calls:
         else:
             transport_over_socket(&lease.exchange.transport, fd)
         pthread_mutex_lock(&s.lock)
-        s.has_sessions = s.has_sessions or session != 0
-        lease.origin = s.origins[origin_id]
-        _dial_ended(s, lease.origin)
-        scheduler_adopt(s, lease, monotonic())
+        stopping = s.stopping
+        if not stopping:
+            s.has_sessions = s.has_sessions or session != 0
+            lease.origin = s.origins[origin_id]
+            _dial_ended(s, lease.origin)
+            scheduler_adopt(s, lease, monotonic())
         pthread_mutex_unlock(&s.lock)
+        if stopping:
+            lease_free(lease)
+            raise RuntimeError("the process ends: no connection is needed any more")
 
     def session_ended(self, long long lease_id, bytes fault, bint refuses):
         """Tell how a relayed session ended, before the end of its stream is to be seen.
@@ -307,7 +311,7 @@ cdef class Calls:
         pthread_mutex_unlock(&s.lock)
 
     def content_held(self, long long lease_id, bint held):
-        """Tell whether what the server says next it says before it had all that was sent to it."""
+        """Tell whether the server's next bytes came before it had taken all of the request."""
         cdef Scheduler* s = self.engine.scheduler
         pthread_mutex_lock(&s.lock)
         if s.leases_by_id.count(lease_id):
@@ -315,7 +319,7 @@ cdef class Calls:
         pthread_mutex_unlock(&s.lock)
 
     def dial_failed(
-        self, long long origin_id, int code, int error, bint no_descriptor, bytes detail
+        self, long long origin_id, int code, int error, bint no_descriptor, bytes detail not None
     ):
         """Answer a "dial" that opened no connection.
 
@@ -333,11 +337,13 @@ cdef class Calls:
             What to tell the user, UTF-8.
         """
         cdef Scheduler* s = self.engine.scheduler
+        # Before the lock, as elsewhere: whatever raises under it would leave it locked.
+        cdef string why = detail
         self.engine.ensure_usable()
         pthread_mutex_lock(&s.lock)
         _dial_ended(s, s.origins[origin_id])
         scheduler_dial_failed(
-            s, s.origins[origin_id], <Status>code, error, no_descriptor, detail, monotonic()
+            s, s.origins[origin_id], <Status>code, error, no_descriptor, why, monotonic()
         )
         pthread_mutex_unlock(&s.lock)
 
@@ -359,13 +365,14 @@ cdef class Calls:
         return None if origin < 0 else (target, location, authority, origin)
 
     def redirect(
-        self, long long batch_id, size_t index, long long origin_id, bytes target, bint foreign,
-        bytes detail=b"",
+        self, long long batch_id, size_t index, long long origin_id, bytes target not None,
+        bint foreign, bytes detail not None=b"",
     ):
         """Answer a "redirect"; an `origin_id` of -1 says that it leads nowhere, `detail` why."""
         cdef Scheduler* s = self.engine.scheduler
         cdef Origin* origin = NULL
         cdef Request* request
+        cdef string to = target
         cdef string why = detail
         pthread_mutex_lock(&s.lock)
         if s.batches.count(batch_id):
@@ -373,7 +380,7 @@ cdef class Calls:
             origin = origin_known(s, origin_id)
             if origin == NULL:
                 request.detail.swap(why)
-            scheduler_redirected(s, request, origin, target, foreign, monotonic())
+            scheduler_redirected(s, request, origin, to, foreign, monotonic())
         pthread_mutex_unlock(&s.lock)
 
     def left(self, long long origin_id, int closed, bint rests):

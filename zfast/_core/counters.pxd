@@ -1,11 +1,9 @@
-# What a client's requests did, counted. Each is written under one lock, the engine's but for
-# fallback_chunks, and read without it.
+# What a client's requests did, counted by several threads at once, with the engine's lock or not.
 
 cdef extern from * nogil:
     """
-    // Who writes has the lock, so that nothing is lost between the two halves.
     static inline void zfast_count(unsigned long long* counter, long long more) {
-        __atomic_store_n(counter, *counter + more, __ATOMIC_RELAXED);
+        __atomic_fetch_add(counter, more, __ATOMIC_RELAXED);
     }
     static inline unsigned long long zfast_counted(const unsigned long long* counter) {
         return __atomic_load_n(counter, __ATOMIC_RELAXED);

@@ -265,9 +265,12 @@ cdef void* decoding_run(void* argument) noexcept nogil:
         elif trimmed:
             pthread_cond_wait(&s.jobs_waiting, &s.lock)
         elif not wait_for(&s.jobs_waiting, &s.lock, s.idle_timeout):
+            # Giving memory back may take a while.
+            pthread_mutex_unlock(&s.lock)
             decoder_trim(decoder)
             # The last connections may have gone before the last bodies were decoded.
             buffers_trim()
+            pthread_mutex_lock(&s.lock)
             trimmed = True
     pthread_mutex_unlock(&s.lock)
     return NULL

@@ -14,13 +14,15 @@ class Engine:
         Requests on the wire at once, over all callers.
     max_leases : int
         Connections borrowed at once.
+    most_leases : int
+        ... where some of these are lent for origins that hang.
     idle_timeout : float
         Seconds that an idle connection stays with the engine before its pool gets it back.
     max_head : int
         Bytes that a response head may have.
     max_dial_threads : int
-        Threads that may serve its `Calls`. Of those there are, all but two, at most, and one at
-        least open connections to one origin.
+        Most threads that may serve its `Calls`. One origin's dials leave two of those there are to
+        others, but get one at least.
     decode_threads : int
         Threads that decode chunks; they start with the first array read.
     """
@@ -106,7 +108,8 @@ class Engine:
         Parameters
         ----------
         exiting : bool
-            The process ends: who still waits for a batch, a daemon thread, is left waiting.
+            The process ends: who still waits for a batch, a daemon thread, is left waiting, for so
+            long as it should take to end.
         """
 
     def abandon(self) -> None:

@@ -97,8 +97,8 @@ cdef class Engine:
     max_head : int
         Bytes that a response head may have.
     max_dial_threads : int
-        Most threads that may serve its `Calls`. Two of those there are open no connections to an
-        origin to which the others do; of so few that none would be left, one does.
+        Most threads that may serve its `Calls`. One origin's dials leave two of those there are to
+        others, but get one at least.
     decode_threads : int
         Threads that decode chunks; they start with the first array read.
     """
@@ -442,8 +442,10 @@ cdef class Engine:
         self._close_leases()
         self._end_decoding()
         self.reap()
+        pthread_mutex_lock(&s.lock)
         for worker in s.workers:
             worker.wake_fd = -1
+        pthread_mutex_unlock(&s.lock)
         for fd in self.descriptors:
             close(fd)
 

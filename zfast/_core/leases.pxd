@@ -10,6 +10,8 @@ cdef void lease_rest(Scheduler* s, Lease* lease, double now) noexcept nogil
 cdef void lease_watch_idle(Scheduler* s, const Lease* lease, double now) noexcept nogil
 cdef void lease_retire(Scheduler* s, Lease* lease, bint reusable) noexcept nogil
 cdef void lease_lose(Scheduler* s, Lease* lease) noexcept nogil
+cdef double lease_hangs_at(const Lease* lease) noexcept nogil
+cdef void lease_note_hanging(Lease* lease, bint hangs) noexcept nogil
 cdef double lease_hedge_due(Scheduler* s, const Lease* lease, double now) noexcept nogil
 cdef void lease_hedge(Scheduler* s, Lease* lease) noexcept nogil
 cdef void lease_drop_hedge(Lease* lease) noexcept nogil

@@ -4,7 +4,7 @@ Each function runs under the scheduler's lock (but `lease_new` and `lease_has_en
 nothing of its), and none blocks or opens anything.
 """
 
-from libc.math cimport fmin
+from libc.math cimport fmax, fmin
 from libc.stdlib cimport free, malloc
 from libcpp.vector cimport vector
 
@@ -27,6 +27,7 @@ from zfast._core.state cimport (
     Call,
     monotonic,
     origin_in_flight,
+    origin_moving,
     sooner,
     wake,
 )
@@ -49,6 +50,10 @@ cdef double DIAL_HANGS_SECONDS = 0.25
 cdef double REQUEST_HANGS_SECONDS = 1.0
 # They are counted no more often: there may be many.
 cdef double COUNT_SECONDS = 0.05
+# A single request is given so many times what makes one late besides, and more than a second where
+# that is not known.
+cdef double HANGS_TIMES = 4.0
+cdef double UNKNOWN_HANGS_SECONDS = 5.0
 
 
 cdef void call_python(Scheduler* s, CallKind kind, long long id, size_t index) noexcept nogil:
@@ -129,9 +134,25 @@ cdef void lease_retire(Scheduler* s, Lease* lease, bint reusable) noexcept nogil
         lease_free(lease)
 
 
+cdef double lease_hangs_at(const Lease* lease) noexcept nogil:
+    # When its request hangs, where nothing comes for it until then.
+    cdef double late = lease.origin.governor.late
+    cdef double patience = UNKNOWN_HANGS_SECONDS
+    if late > 0:
+        patience = fmax(REQUEST_HANGS_SECONDS, HANGS_TIMES * late)
+    return lease.exchange.progress + patience
+
+
+cdef void lease_note_hanging(Lease* lease, bint hangs) noexcept nogil:
+    if lease.hangs != hangs:
+        lease.hangs = hangs
+        lease.origin.hanging += 1 if hangs else -1
+
+
 cdef void lease_lose(Scheduler* s, Lease* lease) noexcept nogil:
     # The lease's request is on it no more. Only its own worker may call this, which polls it.
     lease_drop_hedge(lease)
+    lease_note_hanging(lease, False)
     lease.request.policy.in_flight.fetch_sub(1)
     lease.request = NULL
     lease.exchange.request = NULL
@@ -269,7 +290,7 @@ cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
     cdef bint lacks = origin_lacks(s, origin)
     if origin.dial_after > now:
         return
-    bearable = governor_room(&origin.governor, origin_in_flight(origin), now)
+    bearable = governor_room(&origin.governor, origin_moving(origin), now)
     wanted = min(bearable, lanes_ready(s, origin, idle + origin.dialling + s.max_leases))
     wanted = max(0, wanted - idle) + _hedges_ready(origin) - origin.dialling
     if origin.max_leases:

@@ -36,7 +36,9 @@ cdef Origin* origin_known(Scheduler* s, long long id) noexcept nogil:
 
 cdef void origin_forget(Scheduler* s, Origin* origin) noexcept nogil:
     # Nobody will ask it anything again, but for what has been asked already.
-    s.forgotten.push_back(origin)
+    if not origin.forgotten:
+        origin.forgotten = True
+        s.forgotten.push_back(origin)
 
 
 cdef inline bint _is_in_use(const Origin* origin) noexcept nogil:
@@ -58,7 +60,7 @@ cdef void origins_free_forgotten(Scheduler* s) noexcept nogil:
 
 cdef bint origin_forget_rested(Scheduler* s, Origin* origin, double since) noexcept nogil:
     # Whether it is gone: nothing refers to it, and no batch has from that time on.
-    if _is_in_use(origin) or origin.rests_since > since:
+    if _is_in_use(origin) or origin.forgotten or origin.rests_since > since:
         return False
     s.origins.erase(origin.id)
     del origin

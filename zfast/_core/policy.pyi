@@ -59,4 +59,4 @@ def process_counters() -> dict[str, Any]:
     """The counters of all clients that this process has had, summed; see `Policy.counters`."""
 
 def after_fork_in_child() -> None:
-    """In a forked child: begin with no request in flight, and with a lock that nobody holds."""
+    """In a forked child: begin with no request in flight, and with nothing done."""

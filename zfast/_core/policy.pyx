@@ -1,14 +1,14 @@
 """What all requests of a client have in common, and the counters of what they did.
 
-A policy is immutable once made; its counters, written under the engine's lock but for
-`fallback_chunks`, outlive it in the sum that `process_counters` gives.
+A policy is immutable once made; its counters outlive it in the sum that `process_counters` gives.
 """
 
 from libc.string cimport memset
 from libcpp.unordered_set cimport unordered_set
 
-from zfast._core.counters cimport HISTOGRAM_BUCKETS, Counters, count, counted
+from zfast._core.counters cimport Counters, count, counted
 from zfast._core.extern.pthread cimport (
+    pthread_atfork,
     pthread_mutex_init,
     pthread_mutex_lock,
     pthread_mutex_t,
@@ -27,42 +27,25 @@ pthread_mutex_init(&_states_lock, NULL)
 memset(&_retired, 0, sizeof(_retired))
 
 
+cdef void _before_fork() noexcept nogil:
+    pthread_mutex_lock(&_states_lock)
+
+
+cdef void _after_fork() noexcept nogil:
+    pthread_mutex_unlock(&_states_lock)
+
+
+# As in buffers.pyx: a child finds whole what the lock guards.
+if pthread_atfork(_before_fork, _after_fork, _after_fork):
+    raise MemoryError("there is no memory to prepare for forks")
+
+
 cdef void _add_counters(Counters* total, const Counters* some) noexcept nogil:
     cdef unsigned long long* sums = <unsigned long long*>total
     cdef const unsigned long long* numbers = <const unsigned long long*>some
     cdef size_t index
     for index in range(sizeof(Counters) // sizeof(unsigned long long)):
         sums[index] += counted(&numbers[index])
-
-
-cdef dict _as_dict(const Counters* c):
-    return {
-        "batches": c.batches,
-        "requests": c.requests,
-        "reads": c.reads,
-        "missing": c.missing,
-        "failed": c.failed,
-        "cancelled": c.cancelled,
-        "requests_on_new_connections": c.requests_on_new_connections,
-        "requests_on_used_connections": c.requests_on_used_connections,
-        "fallback_reads": c.fallback_reads,
-        "fallback_chunks": c.fallback_chunks,
-        "bytes_received": c.bytes_received,
-        "bytes_sent": c.bytes_sent,
-        "retries": c.retries,
-        "stale_retries": c.stale_retries,
-        "redirects": c.redirects,
-        "resumed": c.resumed,
-        "split": c.split,
-        "hedges": c.hedges,
-        "hedge_wins": c.hedge_wins,
-        "ranges_ignored": c.ranges_ignored,
-        "throttled": c.throttled,
-        "index_hits": c.index_hits,
-        "index_misses": c.index_misses,
-        "first_byte": [c.first_byte[b] for b in range(HISTOGRAM_BUCKETS)],
-        "transfer": [c.transfer[b] for b in range(HISTOGRAM_BUCKETS)],
-    }
 
 
 def process_counters():
@@ -73,12 +56,11 @@ def process_counters():
     for state in _states:
         _add_counters(&total, &state.counters)
     pthread_mutex_unlock(&_states_lock)
-    return _as_dict(&total)
+    return total
 
 
 def after_fork_in_child():
-    """In a forked child: begin with no request in flight, and with a lock that nobody holds."""
-    pthread_mutex_init(&_states_lock, NULL)
+    """In a forked child: begin with no request in flight, and with nothing done."""
     memset(&_retired, 0, sizeof(_retired))
     for state in _states:
         # What the parent has in flight no thread will ever end here, and what it did is its own.
@@ -128,19 +110,7 @@ cdef class Policy:
                 if not 100 <= status < STATUS_LIMIT:
                     raise ValueError(f"{status!r} is no HTTP status")
                 state.statuses.flags[status] |= flag
-        state.retry.limited = retries["limited"]
-        state.retry.total = retries["total"]
-        state.retry.connect = retries["connect"]
-        state.retry.read = retries["read"]
-        state.retry.status = retries["status"]
-        state.retry.other = retries["other"]
-        state.retry.redirects = retries["redirects"]
-        state.retry.backoff_factor = retries["backoff_factor"]
-        state.retry.backoff_max = retries["backoff_max"]
-        state.retry.backoff_jitter = retries["backoff_jitter"]
-        state.retry.retry_after_max = retries["retry_after_max"]
-        state.retry.respect_retry_after = retries["respect_retry_after"]
-        state.retry.methods = retries["methods"]
+        state.retry = retries
         state.first_byte_timeout = first_byte_timeout
         state.read_timeout = read_timeout
         state.split_threshold = split_threshold
@@ -167,9 +137,7 @@ cdef class Policy:
 
     def count_fallback(self, unsigned long long chunks):
         """Count chunks that zarr's own codec pipeline reads."""
-        pthread_mutex_lock(&_states_lock)
         count(&self.state.counters.fallback_chunks, <long long>chunks)
-        pthread_mutex_unlock(&_states_lock)
 
     def counters(self):
         """What the requests of this policy did, as a dict of int and of lists of int.
@@ -177,8 +145,8 @@ cdef class Policy:
         ``first_byte`` and ``transfer`` are histograms: element b counts times below 2**b µs that
         no earlier element counts.
         """
-        # Without the engine's lock: each number is right, their sum may be a moment apart.
+        # Each number is right, their sum may be a moment apart.
         cdef Counters now
         memset(&now, 0, sizeof(now))
         _add_counters(&now, &self.state.counters)
-        return _as_dict(&now) | {"in_flight": self.state.in_flight.load()}
+        return dict(now) | {"in_flight": self.state.in_flight.load()}

@@ -9,6 +9,7 @@ from libc.errno cimport EINTR, errno
 from libc.math cimport ceil, fmax, fmin
 from posix.unistd cimport usleep
 
+from zfast._core.buffers cimport buffers_trim
 from zfast._core.codecs cimport Decoder
 from zfast._core.counters cimport Counters, count
 from zfast._core.decoding cimport decoding_has, decoding_help
@@ -28,13 +29,15 @@ from zfast._core.extern.pthread cimport (
 from zfast._core.extern.sockets cimport MSG_DONTWAIT, POLLIN, poll, pollfd, recv
 from zfast._core.finishing cimport scheduler_finish
 from zfast._core.leases cimport (
+    lease_drop_hedge,
     lease_drop_twin,
     lease_free,
+    lease_hangs_at,
     lease_has_ended,
     lease_hedge,
-    lease_drop_hedge,
     lease_hedge_due,
     lease_lose,
+    lease_note_hanging,
     lease_retire,
 )
 from zfast._core.request cimport Request
@@ -130,8 +133,8 @@ cdef void _end_stalled(Exchange* exchange) noexcept nogil:
 
 
 cdef double _check_times(Thread* thread, double now) noexcept nogil:
-    # Ends what has made no progress for too long, and has sent again what is late; when to look
-    # again, 0 for never. Under the lock.
+    # Ends what has made no progress for too long, notes what hangs, and has sent again what is
+    # late; when to look again, 0 for never. Under the lock.
     cdef double due
     cdef double next = 0
     for lease in thread.leases:
@@ -152,6 +155,10 @@ cdef double _check_times(Thread* thread, double now) noexcept nogil:
             scheduler_settle(thread.scheduler, lease, now)
             continue
         next = sooner(next, due)
+        due = lease_hangs_at(lease)
+        lease_note_hanging(lease, due <= thread.looked_at)
+        if not lease.hangs:
+            next = sooner(next, due)
         due = lease_hedge_due(thread.scheduler, lease, now)
         # An answer may have come since the connections were looked at: to move what was there then
         # takes milliseconds, where the core has others to serve.
@@ -340,6 +347,7 @@ cdef void* reactor_run(void* argument) noexcept nogil:
     cdef Thread* thread = <Thread*>argument
     cdef Scheduler* s = thread.scheduler
     cdef double now
+    cdef bint trims
     cdef bint stopping = False
     while not stopping:
         if not _move(thread, 0):
@@ -348,8 +356,13 @@ cdef void* reactor_run(void* argument) noexcept nogil:
         pthread_mutex_lock(&s.lock)
         _carry_on(thread, now)
         stopping = s.stopping
+        trims = s.trims
+        s.trims = False
         pthread_mutex_unlock(&s.lock)
         _begin(thread, now)
+        if trims:
+            # Not under the lock: giving memory back may take a while.
+            buffers_trim()
     return NULL
 
 

@@ -8,8 +8,8 @@ def delays(
     policy : dict
         Fields of the policy; those not given are unlimited or off.
     mishaps : list of (str, float)
-        Kind ("connect", "read", "status", "other") and the server's Retry-After in seconds
-        (-1 none).
+        Kind ("connect", "read", "status", "limited", "other") and the server's Retry-After in
+        seconds (-1 none).
 
     Returns
     -------

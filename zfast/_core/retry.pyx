@@ -129,6 +129,18 @@ cdef double http_date(const char* text, size_t size) noexcept nogil:
     return _since_1970(date + 3, _two_digits(date), year, date + 10)
 
 
+_UNLIMITED = {
+    "limited": 0,
+    **dict.fromkeys(("total", "connect", "read", "status", "other", "redirects"), -1),
+    "backoff_factor": 0.0,
+    "backoff_max": 120.0,
+    "backoff_jitter": 0.0,
+    "retry_after_max": 21600.0,
+    "respect_retry_after": True,
+    "methods": 0,
+}
+
+
 def delays(dict policy, list mishaps, double dice=0.0):
     """The waits before each retry after the given mishaps, for tests against urllib3's own `Retry`.
 
@@ -145,22 +157,9 @@ def delays(dict policy, list mishaps, double dice=0.0):
     list of float
         Seconds, -1 where no attempt is left.
     """
-    cdef RetryPolicy numbers
+    cdef RetryPolicy numbers = _UNLIMITED | policy
     cdef RetryCounts counts
     cdef Mishap mishap
-    numbers.limited = policy.get("limited", 0)
-    numbers.total = policy.get("total", -1)
-    numbers.connect = policy.get("connect", -1)
-    numbers.read = policy.get("read", -1)
-    numbers.status = policy.get("status", -1)
-    numbers.other = policy.get("other", -1)
-    numbers.redirects = policy.get("redirects", -1)
-    numbers.backoff_factor = policy.get("backoff_factor", 0.0)
-    numbers.backoff_max = policy.get("backoff_max", 120.0)
-    numbers.backoff_jitter = policy.get("backoff_jitter", 0.0)
-    numbers.retry_after_max = policy.get("retry_after_max", 21600.0)
-    numbers.respect_retry_after = policy.get("respect_retry_after", True)
-    numbers.methods = 0
     counts.limited = counts.total = counts.connect = counts.read = counts.status = 0
     counts.other = counts.redirects = 0
     kinds = {"connect": MISHAP_CONNECT, "read": MISHAP_READ, "status": MISHAP_STATUS,

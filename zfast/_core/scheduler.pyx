@@ -25,6 +25,7 @@ from zfast._core.state cimport (
     Worker,
     origin_has_waiting,
     origin_in_flight,
+    origin_moving,
     ring,
     sooner,
     wake,
@@ -291,7 +292,7 @@ cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogi
             if _assign_hedge(s, origin, caller):
                 progress = True
                 continue
-            if governor_room(&origin.governor, origin_in_flight(origin), now) == 0:
+            if governor_room(&origin.governor, origin_moving(origin), now) == 0:
                 continue
             request = lanes_take_next(s, origin)
             if request == NULL:

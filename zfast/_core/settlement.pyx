@@ -48,7 +48,7 @@ from zfast._core.retry cimport (
     Mishap,
 )
 from zfast._core.scheduler cimport scheduler_dispatch
-from zfast._core.state cimport NOBODY, Request_ptr, origin_in_flight, wake
+from zfast._core.state cimport NOBODY, Request_ptr, origin_moving, wake
 from zfast._core.types cimport (
     METHOD_GET,
     METHOD_HEAD,
@@ -123,7 +123,7 @@ cdef void _note_status(
         pause = fmin(_retry_after(&lease.exchange), request.policy.retry.retry_after_max)
         pause = fmax(0, fmin(pause, request.policy.retry.backoff_max))
     governor_throttled(
-        &lease.origin.governor, lease.exchange.begun, origin_in_flight(lease.origin), pause,
+        &lease.origin.governor, lease.exchange.begun, max(1, origin_moving(lease.origin)), pause,
         request.policy.retry.backoff_max, now
     )
     if pause > 0:

@@ -10,6 +10,7 @@ from zfast._core.assembly cimport (
     FOR_CHUNK,
     FOR_INDEX,
     FOR_RUN,
+    WORTH_MORE,
     Assembly,
     Purpose,
     Shard,
@@ -143,7 +144,7 @@ cdef bint _want(
     one.start = shard_index_offset(index, number)
     one.size = shard_index_nbytes(index, number)
     one.name = name
-    if one.size == 0 or (
+    if one.size == 0 or one.size > chain.most + WORTH_MORE or (
             chain.inner == NULL and chain.steps.empty() and one.size != chain.size):
         return False
     wanted.push_back(one)

@@ -34,6 +34,7 @@ cdef cppclass Lease:
     bint broken                     # it failed, or what came over it was not to be believed
     Lease* twin                     # the other one with the same request, NULL for none
     bint wants_twin                 # it is among its origin's `awaiting_hedge`
+    bint hangs                      # nothing has come for its request for long
     double late_after               # seconds after which its request may be hedged, 0 never
     size_t address                  # of the host, where there are several; else 0
     bint relayed                    # its bytes pass through Python
@@ -70,6 +71,8 @@ cdef cppclass Origin:
     bint listed
     int max_leases                  # what its pool allows, 0 no limit
     bint asked_back                 # the next connection that is idle goes back to its pool
+    bint forgotten                  # it is to be freed once nothing refers to it
+    int hanging                     # of its requests in flight, those for which nothing has come
     int dials_begun                 # that Python is at
     double dialled_at               # when one began, ended, or had to wait for a thread
     int dial_failures
@@ -150,7 +153,7 @@ cdef cppclass Scheduler:
     vector[Origin*] pending         # origins with waiting requests
     Lease* adopted                  # the one that is being adopted, else NULL
     unordered_map[long long, Origin*] origins
-    vector[Origin*] forgotten       # of them, to be freed once nothing refers to them
+    vector[Origin*] forgotten       # those of them that are
     unordered_map[long long, BatchState*] batches
     unordered_map[long long, Lease*] leases_by_id
     vector[long long] finished      # batches that nobody has reaped yet
@@ -178,6 +181,7 @@ cdef cppclass Scheduler:
     double idle_timeout
     double next_idle                # when to look at the idle leases again, 0 if there are none
     double next_sweep               # when to look at what lies in pools, 0 if nothing does
+    bint trims                      # nothing has been read for a while: spare memory is to go
     unsigned long long dice
     unsigned long long connections_opened
     unsigned long long connections_pooled
@@ -203,6 +207,11 @@ cdef inline double sooner(double one, double other) noexcept nogil:
 cdef inline int origin_in_flight(const Origin* origin) noexcept nogil:
     # What is not in flight is idle.
     return origin.leases - <int>origin.idle.size()
+
+
+cdef inline int origin_moving(const Origin* origin) noexcept nogil:
+    # What it is at: what hangs is no measure of what it bears, and may for as long as there is.
+    return origin_in_flight(origin) - origin.hanging
 
 
 cdef inline bint origin_has_waiting(const Origin* origin) noexcept nogil:

@@ -7,7 +7,6 @@ from libcpp.vector cimport vector
 
 from cython.operator cimport dereference
 
-from zfast._core.buffers cimport buffers_trim
 from zfast._core.finishing cimport scheduler_cancel_all
 from zfast._core.lanes cimport lanes_enqueue
 from zfast._core.leases cimport call_python, lease_has_ended, lease_retire, lease_watch_idle
@@ -59,8 +58,7 @@ cdef void _sweep_idle(Scheduler* s, double now) noexcept nogil:
         else:
             lease_watch_idle(s, lease, now)
         rested = rested or due
-    if rested:
-        buffers_trim()
+    s.trims = s.trims or rested
 
 
 cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil:

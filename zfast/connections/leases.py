@@ -337,7 +337,11 @@ def _redirect(calls: Calls, batch_id: int, index: int) -> None:
     except BaseException as error:
         # A user's pool manager may raise anything, and the request waits for an answer.
         # Of a URL that is none, Python's own errors may show the password.
-        told = str(error) if isinstance(error, ConfigurationError) else type(error).__name__
+        told = type(error).__name__
+        if isinstance(error, ConfigurationError):
+            told = str(error)
+        elif isinstance(error, ValueError):
+            told = "its Location is no URL"
         told = shortened(told)
         calls.redirect(batch_id, index, -1, b"", False, told.encode(errors="replace"))
         _log.warning("a redirect cannot be followed: %s", told)
@@ -369,10 +373,11 @@ def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
 
 
 def _forget() -> None:
-    global _relay
+    global _relay, _relayed, _relayed_for
     if _relay is not None:
         _relay.forget()
         _relay = None
+    _relayed, _relayed_for = 0, ""
     leases = list(_leases.values())
     _leases.clear()
     resting.forget()

@@ -17,6 +17,7 @@ from zfast import runtime
 from zfast._core.engine import Engine
 from zfast._core.request_head import check_field_value, check_token
 from zfast.config import setting
+from zfast.connections import resting
 from zfast.connections.managers import (
     EnvironmentManagers,
     Managers,
@@ -270,7 +271,7 @@ def shared(
         managers = _recent(
             _managers,
             key,
-            lambda: EnvironmentManagers(proxies, bundle, maxsize=setting("max_concurrency")),
+            lambda: EnvironmentManagers(proxies, bundle, maxsize=resting.MOST_KEPT),
         )
         return _recent(
             _shared, (*key, connect_timeout), lambda: Connections(managers, connect_timeout)

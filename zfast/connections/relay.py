@@ -13,6 +13,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -23,6 +24,8 @@ from zfast.connections.sessions import Session, fault_of
 __all__ = ["Relay", "Told"]
 
 _BLOCK = 256 << 10
+# What fails at once again is not to take a whole core.
+_BREATH_SECONDS = 0.01
 
 
 class Told(Protocol):
@@ -277,11 +280,16 @@ class Relay:
         # Python ignores SIGPIPE, but a program may have undone that, and ssl writes by write(2).
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
         while True:
-            for key, _ in self._selector.select():
-                if key.fileobj is self._woken:
-                    self._do_jobs()
-                else:
-                    self._serve(key.data)
+            try:
+                for key, _ in self._selector.select():
+                    if key.fileobj is self._woken:
+                        self._do_jobs()
+                    else:
+                        self._serve(key.data)
+            except Exception:
+                # Whoever waits for a session to be detached waits for this thread.
+                runtime.report("the TLS relay failed")
+                time.sleep(_BREATH_SECONDS)
 
     def _do_jobs(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -1,7 +1,7 @@
 """Connections that lie open in pools, for nothing in particular: few, and none that has ended.
 
-Each host's pool has room for as many as may be in flight, which is more than the process has
-descriptors for where it goes to many hosts. How many there are of a user's own manager is the
+Each host's pool has room for all of them, which is more than the process has descriptors for where
+it goes to many hosts. How many there are of a user's own manager is the
 user's business.
 """
 
@@ -18,10 +18,10 @@ from urllib3.util.connection import is_connection_dropped
 from zfast import runtime
 from zfast.connections.managers import Managers
 
-__all__ = ["clear", "forget", "keep", "put_back", "sweep", "taken"]
+__all__ = ["MOST_KEPT", "clear", "forget", "keep", "put_back", "sweep", "taken"]
 
 # Of all hosts together; fewer where descriptors are few.
-_MOST_KEPT = 256
+MOST_KEPT = 256
 
 # Those that came back to each pool; where one came last, last.
 _kept: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()
@@ -59,13 +59,13 @@ def keep(pool: Any, connection: Any) -> int:
         Connections that were closed.
     """
     with runtime.fork_guard:
-        most = runtime.connection_limit(2 * _MOST_KEPT) // 2
+        most = runtime.connection_limit(2 * MOST_KEPT) // 2
         kept = _kept.pop(pool, set())
         closed = 0
         while _kept and sum(map(len, _kept.values())) + len(kept) >= most:
             oldest = next(iter(_kept))
             # As urllib3 does with a pool that it closes; this one stays of use.
-            closed += _close(oldest, lambda connection: True)
+            closed += _close(oldest)
             del _kept[oldest]
         if len(kept) >= most:
             connection.close()
@@ -91,7 +91,7 @@ def sweep() -> tuple[int, bool]:
     closed = 0
     with runtime.fork_guard:
         for pool in list(_kept):
-            closed += _close(pool, is_connection_dropped)
+            closed += _close(pool, only=is_connection_dropped)
             if not _kept[pool]:
                 del _kept[pool]
         return closed, bool(_kept)
@@ -102,7 +102,7 @@ def clear(managers: Managers) -> int:
     with runtime.fork_guard:
         # By itself urllib3 closes them as the pools are collected.
         pools = managers.pools() & set(_kept)
-        closed = sum(_close(pool, lambda connection: True) for pool in pools)
+        closed = sum(map(_close, pools))
         managers.clear()
         return closed
 
@@ -112,10 +112,10 @@ def forget() -> None:
     _kept.clear()
 
 
-def _close(pool: Any, is_chosen: Callable[[Any], bool]) -> int:
-    """Close those that were left open in a pool and are chosen; how many that are."""
+def _close(pool: Any, only: Callable[[Any], bool] | None = None) -> int:
+    """Close those that were left open in a pool, or some of them; how many that are."""
     kept = _kept[pool]
-    chosen = {connection for connection in kept if is_chosen(connection)}
+    chosen = {connection for connection in kept if only is None or only(connection)}
     for connection in chosen:
         connection.close()
     kept -= chosen
