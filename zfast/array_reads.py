@@ -16,6 +16,7 @@ from zfast._core.batch import Batch
 from zfast._core.recipe import Recipe
 from zfast.recipes import Description, describe, why_not
 from zfast.selections import Extent, Indices, Points, place, split
+from zfast.steps import left_of
 
 if TYPE_CHECKING:
     from zfast.client import Client
@@ -204,8 +205,7 @@ async def read_array(
     missing: list[bool] = []
     began = time.monotonic()
     for some in _planned_together(items, recipe):
-        left = client._deadline and max(client._deadline - (time.monotonic() - began), 0.001)
-        missing += await read_some(some, left)
+        missing += await read_some(some, left_of(client._deadline, began))
     return missing
 
 

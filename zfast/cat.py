@@ -204,7 +204,6 @@ class _Call:
         )
         self._raises = on_error == "raise"
         self._refused: dict[int, ConfigurationError] = {}
-        self.engine = runtime.current()
         self._read_options(options)
 
     def _read_options(self, options: RequestOptions) -> None:
@@ -213,8 +212,7 @@ class _Call:
         retries, timeout = options.get("retries"), options.get("timeout")
         limits = connections.time_limits(usual.timeout if timeout is None else timeout)
         limit = setting("max_concurrency", options.get("max_concurrency"))
-        if limit > self.engine.max_in_flight:
-            self.engine.raise_limits(limit, *runtime.connection_limits(limit))
+        self.engine = runtime.current(limit)
         fields = header_fields(options.get("headers"), usual.headers)
         self._authorized = "authorization" in map(str.lower, fields)
         self._policy = policy_for(

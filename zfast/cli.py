@@ -359,6 +359,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", help="read real arrays over HTTP on this machine, check and time them"
     )
+    # Long enough a read to say something, the whole within ten seconds or so.
     demo.add_argument(
         "--size", type=_mebibytes, default=64, metavar="MiB", help="of each array (default: 64)"
     )

@@ -25,10 +25,7 @@ from zfast.serve import serving
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["DEFAULT_SIZE", "leaving_nothing_to_zarr", "run"]
-
-# MiB of each array: long enough a read to say something, the whole within ten seconds or so.
-DEFAULT_SIZE = 64
+__all__ = ["leaving_nothing_to_zarr", "run"]
 
 # Two reads each, in turns; the better one counts. The first also opens the connections.
 _ROUNDS = 2
@@ -213,7 +210,7 @@ def leaving_nothing_to_zarr() -> Iterator[None]:
         raise
 
 
-def run(size: int = DEFAULT_SIZE, *, say: Callable[[str], None] = print) -> int:
+def run(size: int, *, say: Callable[[str], None] = print) -> int:
     """Write, serve, read and check three arrays, and print a table about it.
 
     Parameters

@@ -32,11 +32,7 @@ class Runner:
     def _engine(self) -> Engine:
         if self._closed:
             raise error_for(Status.CLOSED, url=self._location.url, detail="the client is closed")
-        engine = runtime.current()
-        limit = self._max_concurrency
-        if limit > engine.max_in_flight:
-            engine.raise_limits(limit, *runtime.connection_limits(limit))
-        return engine
+        return runtime.current(self._max_concurrency)
 
     def _begin(self, operation: Callable[[NewBatch], Steps[T]], began: float | None) -> Course[T]:
         return Course(operation(NewBatch(self._engine(), self._deadline, began=began)))

@@ -97,8 +97,15 @@ def settings_taken() -> dict[str, tuple[Any, str]]:
     return {} if engine is None or engine.stopped else _taken
 
 
-def current() -> Engine:
-    """The engine; started if there is none."""
+def current(max_concurrency: int = 0) -> Engine:
+    """The engine, with room for so many requests at once; started if there is none."""
+    engine = _current()
+    if max_concurrency > engine.max_in_flight:
+        engine.raise_limits(max_concurrency, *connection_limits(max_concurrency))
+    return engine
+
+
+def _current() -> Engine:
     global _engine
     engine = running()
     if engine is not None and not engine.stopped:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from zfast._core.batch import Batch, Waker
 from zfast._core.engine import Engine
 
-__all__ = ["Course", "NewBatch", "Steps"]
+__all__ = ["Course", "NewBatch", "Steps", "left_of"]
 
 T = TypeVar("T")
 Steps = Generator[Batch, None, T]
@@ -54,10 +54,13 @@ class NewBatch:
 
     def left(self, most: float) -> NewBatch:
         """One whose batches have what is left of the deadline, and no more than `most` seconds."""
-        left = most
-        if self._deadline:
-            left = min(most, self._began + self._deadline - time.monotonic())
-        return NewBatch(self._engine, max(left, _LEAST_SECONDS), self._waker)
+        left = min(most, left_of(self._deadline, self._began) or most)
+        return NewBatch(self._engine, left, self._waker)
+
+
+def left_of(deadline: float, began: float) -> float:
+    """Seconds that are left of a deadline for what began then; 0 where there is none."""
+    return deadline and max(began + deadline - time.monotonic(), _LEAST_SECONDS)
 
 
 class Course(Generic[T]):

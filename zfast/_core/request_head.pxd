@@ -7,7 +7,7 @@ from libcpp.string cimport string
 # at again here. Running out of memory ends the process.
 cdef void http1_request_line(string* out, const char* method, const string& target) noexcept nogil
 cdef void http1_field(string* out, const char* name, const string& value) noexcept nogil
-# kind 1: [start, end), with start < end; 2: from start; 3: the last `start` bytes
+# The kind is RANGE_BOUNDED, with start < end, RANGE_OFFSET or RANGE_SUFFIX; see types.pxd.
 cdef void http1_range(string* out, int kind, long long start, long long end) noexcept nogil
 cdef void http1_content_length(string* out, long long size) noexcept nogil
 cdef void http1_finish(string* out) noexcept nogil

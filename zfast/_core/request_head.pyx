@@ -7,6 +7,7 @@ writers look at nothing again.
 from libcpp.string cimport string
 
 from zfast._core.octets cimport TARGET_OCTET, TEXT_OCTET, TOKEN_OCTET, leading
+from zfast._core.types cimport RANGE_BOUNDED, RANGE_SUFFIX
 
 
 cdef extern from *:
@@ -52,11 +53,11 @@ cdef void http1_field(string* out, const char* name, const string& value) noexce
 
 cdef void http1_range(string* out, int kind, long long start, long long end) noexcept nogil:
     # HTTP's last-pos is inclusive (RFC 9110 section 14.1.2): the only place that knows it.
-    _append_text(out, b"Range: bytes=-" if kind == 3 else b"Range: bytes=")
+    _append_text(out, b"Range: bytes=-" if kind == RANGE_SUFFIX else b"Range: bytes=")
     _append_number(out, start)
-    if kind != 3:
+    if kind != RANGE_SUFFIX:
         _append_text(out, b"-")
-    if kind == 1:
+    if kind == RANGE_BOUNDED:
         _append_number(out, <unsigned long long>end - 1)
     _append_text(out, b"\r\n")
 

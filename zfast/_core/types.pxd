@@ -37,7 +37,7 @@ cdef enum Method:
     METHOD_MKCOL
 
 
-# The kinds of byte range; the numbers of the first four are those of http1_range.
+# The kinds of byte range.
 cdef enum RangeKind:
     RANGE_WHOLE = 0
     RANGE_BOUNDED = 1       # [start, end), end exclusive
