@@ -149,6 +149,8 @@ def test_a_directory_that_is_elsewhere_is_listed_there(
     def handle(request: Request) -> Reply:
         if request.target == "/data/" and request.field("Host") in server.url:
             return redirect(there)
+        if request.method == "HEAD":
+            return status(404)
         rows = [{"name": "k", "type": "file"}]
         return ok(json.dumps(rows).encode(), content_type="application/json")
 

@@ -106,8 +106,11 @@ class Apache(ChildServer):
         return self._log.entries(self.work / "access.log")
 
 
-def _logged(line: bytes) -> LoggedRequest:
+def _logged(line: bytes) -> LoggedRequest | None:
     entry = json.loads(line)
+    if entry["line"] == "-":
+        # A connection over which none came in time.
+        return None
     method, target, *_ = entry["line"].split(" ")
     return LoggedRequest(
         method=method,

@@ -349,10 +349,11 @@ class GrowingLog:
     Parameters
     ----------
     parse
-        Makes an entry of a line. A last line that is incomplete is left for later.
+        Makes an entry of a line, None of one that is of no request. A last line that is incomplete
+        is left for later.
     """
 
-    def __init__(self, parse: Callable[[bytes], LoggedRequest]) -> None:
+    def __init__(self, parse: Callable[[bytes], LoggedRequest | None]) -> None:
         self._parse = parse
         self._entries: list[LoggedRequest] = []
         self._read = 0
@@ -364,7 +365,7 @@ class GrowingLog:
                 log.seek(self._read)
                 lines, newline, _ = log.read().rpartition(b"\n")
             self._read += len(lines) + len(newline)
-            self._entries += map(self._parse, lines.splitlines())
+            self._entries += filter(None, map(self._parse, lines.splitlines()))
         return list(self._entries)
 
 
