@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
 from typing import Any
 
 import pytest
@@ -46,7 +45,7 @@ from faults import (
 from few_chunks import opened
 
 import zfast
-from zfast import Client, FastStore
+from zfast import FastStore
 from zfast.errors import ConnectionFailedError, DeadlineError
 
 pytestmark = pytest.mark.usefixtures("_warm", "tls_path")
@@ -185,37 +184,6 @@ def test_closed_while_idle_again_and_again(face: Face, reset: bool, served: dict
         for _ in range(6):
             assert outcome(read) is None
             assert server.close_idle(reset=reset) > 0
-
-
-def test_a_connection_and_its_handshake_have_one_timeout() -> None:
-    """Of a host with one address as well; what is slow here is to look that up."""
-
-    def look_up(*arguments: Any, **options: Any) -> Any:
-        time.sleep(0.6)
-        return found(*arguments, **options)
-
-    found = socket.getaddrinfo
-    with (
-        nothing_left(),
-        socket.create_server(("127.0.0.1", 0)) as silent,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(socket, "getaddrinfo", look_up)
-        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
-        timeout = urllib3.Timeout(connect=2, read=20)
-        left: list[float | None] = []
-        shaken = ssl.SSLSocket.do_handshake
-
-        def shake(self: ssl.SSLSocket, *rest: Any) -> None:
-            left.append(self.gettimeout())
-            shaken(self, *rest)
-
-        patch.setattr(ssl.SSLSocket, "do_handshake", shake)
-        with Client(url, retries=0, timeout=timeout) as client, pytest.raises(DeadlineError):
-            client.get("key")
-    (seconds,) = left
-    assert seconds is not None
-    assert seconds < 1.5
 
 
 def test_a_handshake_that_stalls(tls_ca_file: str) -> None:

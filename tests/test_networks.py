@@ -208,6 +208,22 @@ def test_up_again_after_a_timeout(server: Nginx, network: Network, tls_ca_file: 
         assert into == BODY
 
 
+def test_what_nobody_acknowledges_goes_over_another_connection(
+    server: Nginx, network: Network, tls_ca_file: str
+) -> None:
+    """Long before first_byte_timeout, and as no attempt: nobody has got it."""
+    (server.root / "small").write_bytes(b"value")
+    with zfast.Client(server.url, ca_certs=tls_ca_file, retries=99, deadline=60) as client:
+        assert client.get("small") == b"value"
+        network.down()
+        with ThreadPoolExecutor(1) as pool:
+            read = pool.submit(client.get, "small")
+            _until(lambda: client.stats()["stale_retries"])
+            network.up()
+            assert read.result() == b"value"
+        assert client.stats()["requests"] == 3
+
+
 # ------------------------------------------------------------------------------- the link itself
 
 

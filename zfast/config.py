@@ -100,7 +100,7 @@ SETTINGS: dict[str, Setting] = {
             "connect_timeout",
             10.0,
             "s",
-            "longest wait for a connection to open, its TLS handshake included",
+            "longest wait for a connection to open, and for its TLS handshake",
             _LIMIT,
         ),
         Setting(

@@ -24,10 +24,10 @@ _log = logging.getLogger("zfast")
 
 _HEAD, _DELETE = (int(m) for m in (Method.HEAD, Method.DELETE))
 _OK, _MISSING = (int(s) for s in (Status.OK, Status.MISSING))
-ZARR_2_ARRAY = ".zarray"
-ZARR_2_DOCUMENTS = frozenset((ZARR_2_ARRAY, ".zattrs", ".zgroup", ".zmetadata"))
+_ZARR_2_ARRAY, _ZARR_2_GROUP, _ZARR_3 = ".zarray", ".zgroup", "zarr.json"
+ZARR_2_DOCUMENTS = frozenset((_ZARR_2_ARRAY, _ZARR_2_GROUP, ".zattrs", ".zmetadata"))
 """What describes the nodes of zarr format 2; nginx leaves such names out of its index pages."""
-_DOCUMENTS = ("zarr.json", *sorted(ZARR_2_DOCUMENTS))
+_DOCUMENTS = (_ZARR_3, *sorted(ZARR_2_DOCUMENTS))
 _LISTED_AT_ONCE = 256
 # Below what is listed. Linux follows 40 links in one path: where names repeat, there are fewer.
 _MOST_DEPTH = 128
@@ -92,30 +92,40 @@ class Directories:
     ) -> Steps[list[str]]:
         """All keys that begin with `prefix`; with the `documents` of zarr 2 that no page shows.
 
-        For those each directory is asked, but for what is below an array, and only where nothing
-        that is listed says what the others are.
+        Where none is listed each directory is asked for those, but for what is below an array, or
+        below a node of format 3 and none itself.
         """
         tree = yield from self._walk(check_key(prefix), new_batch)
         if tree.cut is not None:
             raise self._cut_listing(tree.cut)
         keys = [key for key in tree.keys if not _is_probe(key)]
-        if documents and not any(key.rpartition("/")[2] in _DOCUMENTS for key in keys):
-            hidden = yield from self._hidden(tree.directories, new_batch)
+        if documents and not any(key.rpartition("/")[2] in ZARR_2_DOCUMENTS for key in keys):
+            hidden = yield from self._hidden(prefix, tree.directories, keys, new_batch)
             keys += filter(lambda key: key.startswith(prefix), hidden)
         return keys
 
-    def _hidden(self, directories: Iterable[str], new_batch: NewBatch) -> Steps[list[str]]:
+    def _hidden(
+        self, prefix: str, directories: Sequence[str], keys: Iterable[str], new_batch: NewBatch
+    ) -> Steps[list[str]]:
+        listed = {key.removesuffix(_ZARR_3) for key in keys if key.rpartition("/")[2] == _ZARR_3}
+        above = [name for name in _with_above(prefix) if name not in directories]
+        held = yield from self._documents(above, new_batch, (_ZARR_2_ARRAY, _ZARR_3))
+        # What is below these, and is no node of its own, is of chunks: there may be thousands.
+        nodes = {name for name, _ in held} | listed
         by_depth: dict[int, list[str]] = {}
-        for directory in directories:
-            by_depth.setdefault(directory.count("/"), []).append(directory)
+        for name in directories:
+            by_depth.setdefault(name.count("/"), []).append(name)
         hidden: list[str] = []
-        arrays: set[str] = set()
         for _, alike in sorted(by_depth.items()):
-            # An array's directories are of chunks: thousands.
-            asked = [name for name in alike if arrays.isdisjoint(_with_above(name))]
-            held = yield from self._documents(asked, new_batch)
-            hidden += [key for _, key in held]
-            arrays.update(name for name, key in held if key == f"{name}{ZARR_2_ARRAY}")
+            asked = [d for d in alike if d in listed or nodes.isdisjoint(_with_above(d))]
+            held = yield from self._documents(asked, new_batch, ZARR_2_DOCUMENTS)
+            arrays, groups = (
+                {name for name, key in held if key == name + document}
+                for document in (_ZARR_2_ARRAY, _ZARR_2_GROUP)
+            )
+            # A server where there is both says so of whatever it is asked for.
+            hidden += [key for name, key in held if name not in arrays & groups]
+            nodes |= arrays
         return hidden
 
     def list_dir(self, prefix: str, new_batch: NewBatch) -> Steps[list[str]]:
@@ -269,7 +279,10 @@ class Directories:
         return [directory for directory, _ in held]
 
     def _documents(
-        self, directories: Sequence[str], new_batch: NewBatch
+        self,
+        directories: Sequence[str],
+        new_batch: NewBatch,
+        documents: Iterable[str] = _DOCUMENTS,
     ) -> Steps[list[tuple[str, str]]]:
         # What documents of zarr's there are, and in which directory, whatever pages show. One that
         # is refused (nginx is often told to keep dot files to itself) is there for nobody.
@@ -278,7 +291,7 @@ class Directories:
             names = [
                 (directory, directory + document)
                 for directory in directories[start : start + _LISTED_AT_ONCE]
-                for document in _DOCUMENTS
+                for document in sorted(documents)
             ]
             batch = new_batch()
             origin = self._operations.origin()

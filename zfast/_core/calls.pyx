@@ -165,10 +165,11 @@ cdef class Calls:
         Returns
         -------
         tuple of (str, int, int) or None
-            ("dial", origin, 0), ("release", lease, 0), ("close", lease, whether it broke),
-            ("redirect", batch, index), ("sweep", 0, 0) of what lies in pools,
-            ("threads", how many are needed, 0), or None when the engine has stopped. On a
-            free-threaded Python also ("", 0, 0) now and then, which is for the thread itself.
+            ("dial", origin, 0), ("release", lease, 0), ("close", lease, how it ended: 1 where it
+            broke, and 2 where nobody acknowledged what went out), ("redirect", batch, index),
+            ("sweep", 0, 0) of what lies in pools, ("threads", how many are needed, 0), or None when
+            the engine has stopped. On a free-threaded Python also ("", 0, 0) now and then, which is
+            for the thread itself.
         """
         cdef Scheduler* s = self.engine.scheduler
         cdef Call call

@@ -61,6 +61,7 @@ cdef cppclass Exchange:
     size_t tail_size
     size_t tail_passed              # bytes of the body so far, most of which may be gone
     size_t drained
+    bint heard                      # the peer's kernel has acknowledged the request
     bint answered                   # a byte of the response has come
     bint reusable                   # after the conclusion: the connection may carry another request
     # Said by the relay, each before that which it is about comes.

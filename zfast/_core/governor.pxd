@@ -18,6 +18,7 @@ cdef struct Governor:
 
 cdef void governor_start(Governor* governor) noexcept nogil
 cdef void governor_answered(Governor* governor, double first_byte, int most) noexcept nogil
+cdef void governor_bore(Governor* governor, int in_flight) noexcept nogil
 cdef void governor_throttled(
     Governor* governor, double begun, int in_flight, double pause, double longest, double now
 ) noexcept nogil

@@ -69,6 +69,12 @@ cdef void governor_answered(Governor* governor, double first_byte, int most) noe
             governor.window = 0
 
 
+cdef void governor_bore(Governor* governor, int in_flight) noexcept nogil:
+    # It answered one beyond the window, with so many out: the others may hang, and are no measure.
+    if governor.window > 0:
+        governor.window = max(governor.window, <double>in_flight)
+
+
 cdef void governor_throttled(
     Governor* governor, double begun, int in_flight, double pause, double longest, double now
 ) noexcept nogil:

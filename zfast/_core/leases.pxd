@@ -10,13 +10,13 @@ cdef void lease_rest(Scheduler* s, Lease* lease, double now) noexcept nogil
 cdef void lease_watch_idle(Scheduler* s, const Lease* lease, double now) noexcept nogil
 cdef void lease_retire(Scheduler* s, Lease* lease, bint reusable) noexcept nogil
 cdef void lease_lose(Scheduler* s, Lease* lease) noexcept nogil
-cdef double lease_hangs_at(const Lease* lease) noexcept nogil
-cdef void lease_note_hanging(Lease* lease, bint hangs) noexcept nogil
 cdef double lease_hedge_due(Scheduler* s, const Lease* lease, double now) noexcept nogil
 cdef void lease_hedge(Scheduler* s, Lease* lease) noexcept nogil
 cdef void lease_drop_hedge(Lease* lease) noexcept nogil
 cdef void lease_part(Scheduler* s, Lease* lease) noexcept nogil
 cdef void lease_drop_twin(Scheduler* s, Lease* lease) noexcept nogil
+cdef double origin_probed_next(const Origin* origin) noexcept nogil
+cdef int origin_room(const Origin* origin, double now) noexcept nogil
 cdef bint origin_can_dial(const Scheduler* s, const Origin* origin) noexcept nogil
 cdef bint origin_lacks(const Scheduler* s, const Origin* origin) noexcept nogil
 cdef bint origin_may_go_beyond(

@@ -27,7 +27,6 @@ from zfast._core.state cimport (
     Call,
     monotonic,
     origin_in_flight,
-    origin_moving,
     sooner,
     wake,
 )
@@ -50,10 +49,12 @@ cdef double DIAL_HANGS_SECONDS = 0.25
 cdef double REQUEST_HANGS_SECONDS = 1.0
 # They are counted no more often: there may be many.
 cdef double COUNT_SECONDS = 0.05
-# A single request is given so many times what makes one late besides, and more than a second where
-# that is not known.
-cdef double HANGS_TIMES = 4.0
-cdef double UNKNOWN_HANGS_SECONDS = 5.0
+# One that has refused some, and of whose requests none has ended for so long, and for so many times
+# what makes one late, may have let those hang.
+cdef double PROBE_SECONDS = 5.0
+cdef double PROBE_TIMES = 4.0
+cdef enum:
+    MOST_DOUBLINGS = 6
 
 
 cdef void call_python(Scheduler* s, CallKind kind, long long id, size_t index) noexcept nogil:
@@ -129,30 +130,16 @@ cdef void lease_retire(Scheduler* s, Lease* lease, bint reusable) noexcept nogil
     if not reusable:
         s.connections_closed += 1
         lease.exchange.transport.operations.shut(&lease.exchange.transport)
-    call_python(s, CALL_RELEASE if reusable else CALL_CLOSE, lease.id, lease.broken)
+    call_python(
+        s, CALL_RELEASE if reusable else CALL_CLOSE, lease.id, lease.broken + 2 * lease.silent
+    )
     if not lease.polled:
         lease_free(lease)
-
-
-cdef double lease_hangs_at(const Lease* lease) noexcept nogil:
-    # When its request hangs, where nothing comes for it until then.
-    cdef double late = lease.origin.governor.late
-    cdef double patience = UNKNOWN_HANGS_SECONDS
-    if late > 0:
-        patience = fmax(REQUEST_HANGS_SECONDS, HANGS_TIMES * late)
-    return lease.exchange.progress + patience
-
-
-cdef void lease_note_hanging(Lease* lease, bint hangs) noexcept nogil:
-    if lease.hangs != hangs:
-        lease.hangs = hangs
-        lease.origin.hanging += 1 if hangs else -1
 
 
 cdef void lease_lose(Scheduler* s, Lease* lease) noexcept nogil:
     # The lease's request is on it no more. Only its own worker may call this, which polls it.
     lease_drop_hedge(lease)
-    lease_note_hanging(lease, False)
     lease.request.policy.in_flight.fetch_sub(1)
     lease.request = NULL
     lease.exchange.request = NULL
@@ -232,6 +219,22 @@ cdef bint origin_can_dial(const Scheduler* s, const Origin* origin) noexcept nog
     return s.leases - s.in_flight > <long>origin.idle.size()
 
 
+cdef double origin_probed_next(const Origin* origin) noexcept nogil:
+    # When it is asked for one more than it is taken to bear, unless a request ends before; 0 never.
+    # Each refusal has the next one wait twice as long.
+    cdef double patience = fmax(PROBE_SECONDS, PROBE_TIMES * origin.governor.late)
+    if origin.governor.window == 0 or origin_in_flight(origin) == 0:
+        return 0
+    patience *= 1 << min(origin.probes, MOST_DOUBLINGS)
+    return fmax(origin.moved_at, origin.probed_at) + patience
+
+
+cdef int origin_room(const Origin* origin, double now) noexcept nogil:
+    # How many more requests it may be asked now.
+    cdef int room = governor_room(&origin.governor, origin_in_flight(origin), now)
+    return 1 if room == 0 and origin.may_probe and origin.governor.paused_until <= now else room
+
+
 cdef bint _hangs(const Origin* origin, double now) noexcept nogil:
     if origin.leases == 0:
         return origin.dials_begun > 0 and origin.dialled_at + DIAL_HANGS_SECONDS <= now
@@ -290,7 +293,7 @@ cdef void origin_dial(Scheduler* s, Origin* origin, double now) noexcept nogil:
     cdef bint lacks = origin_lacks(s, origin)
     if origin.dial_after > now:
         return
-    bearable = governor_room(&origin.governor, origin_moving(origin), now)
+    bearable = origin_room(origin, now)
     wanted = min(bearable, lanes_ready(s, origin, idle + origin.dialling + s.max_leases))
     wanted = max(0, wanted - idle) + _hedges_ready(origin) - origin.dialling
     if origin.max_leases:

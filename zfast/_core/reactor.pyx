@@ -5,7 +5,7 @@ A caller that waits for a small batch may do the same for a moment, without the 
 What an exchange leads to, the scheduler decides, under its lock.
 """
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, ETIMEDOUT, errno
 from libc.math cimport ceil, fmax, fmin
 from posix.unistd cimport usleep
 
@@ -26,18 +26,23 @@ from zfast._core.extern.pthread cimport (
     pthread_mutex_unlock,
     sched_yield,
 )
-from zfast._core.extern.sockets cimport MSG_DONTWAIT, POLLIN, poll, pollfd, recv
+from zfast._core.extern.sockets cimport (
+    MSG_DONTWAIT,
+    POLLIN,
+    poll,
+    pollfd,
+    recv,
+    zfast_unacknowledged,
+)
 from zfast._core.finishing cimport scheduler_finish
 from zfast._core.leases cimport (
     lease_drop_hedge,
     lease_drop_twin,
     lease_free,
-    lease_hangs_at,
     lease_has_ended,
     lease_hedge,
     lease_hedge_due,
     lease_lose,
-    lease_note_hanging,
     lease_retire,
 )
 from zfast._core.request cimport Request
@@ -47,12 +52,19 @@ from zfast._core.splitting cimport split_go
 from zfast._core.state cimport BatchState, Lease, Scheduler, Worker, monotonic, sooner, wake
 from zfast._core.ticks cimport scheduler_next_tick, scheduler_tick
 from zfast._core.transfer cimport transfer_begin, transfer_step, transfer_wants
-from zfast._core.types cimport STATUS_FIRST_BYTE_TIMEOUT, STATUS_OK, STATUS_READ_TIMEOUT
+from zfast._core.types cimport (
+    STATUS_FIRST_BYTE_TIMEOUT,
+    STATUS_OK,
+    STATUS_READ_TIMEOUT,
+    STATUS_RESET,
+)
 
 # What a guest waits awake, windows of 64 KiB chunks on loopback: 854 us each for 970 us asleep.
 cdef double PATIENCE_SECONDS = 200e-6
 # A connection is not worth more of the reader's time.
 cdef double DRAIN_SECONDS = 1.0
+# A kernel acknowledges at once what it gets; by then TCP has sent it several times.
+cdef double UNHEARD_SECONDS = 5.0
 
 cdef enum:
     # Between two looks at connections that cannot be polled.
@@ -120,6 +132,15 @@ cdef double _ends_at(const Exchange* exchange) noexcept nogil:
     return since + limit if limit > 0 else 0
 
 
+cdef double _unheard_at(const Lease* lease) noexcept nogil:
+    # When it is to be looked whether the peer has acknowledged the request, 0 for never: of content
+    # the last bytes may be on their way for long.
+    cdef const Exchange* exchange = &lease.exchange
+    if exchange.heard or lease.relayed or exchange.request.content_size > 0:
+        return 0
+    return exchange.asked + UNHEARD_SECONDS if _awaits_answer(exchange) else 0
+
+
 cdef void _end_stalled(Exchange* exchange) noexcept nogil:
     if exchange.phase == PHASE_DRAIN:
         # The rest of an error's page is of no use to anybody.
@@ -133,8 +154,8 @@ cdef void _end_stalled(Exchange* exchange) noexcept nogil:
 
 
 cdef double _check_times(Thread* thread, double now) noexcept nogil:
-    # Ends what has made no progress for too long, notes what hangs, and has sent again what is
-    # late; when to look again, 0 for never. Under the lock.
+    # Ends what has made no progress for too long, and has sent again what is late; when to look
+    # again, 0 for never. Under the lock.
     cdef double due
     cdef double next = 0
     for lease in thread.leases:
@@ -149,16 +170,23 @@ cdef double _check_times(Thread* thread, double now) noexcept nogil:
         if lease.exchange.opens:
             lease.exchange.opens = False
             split_go(thread.scheduler, lease.request)
+        due = _unheard_at(lease)
+        if 0 < due <= thread.looked_at:
+            lease.exchange.heard = zfast_unacknowledged(lease.exchange.transport.fd) == 0
+            if not lease.exchange.heard:
+                lease.silent = True
+                lease.exchange.request.error = ETIMEDOUT
+                exchange_break(&lease.exchange, STATUS_RESET)
+                scheduler_settle(thread.scheduler, lease, now)
+                continue
+            due = 0
+        next = sooner(next, due)
         due = _ends_at(&lease.exchange)
         if 0 < due <= thread.looked_at:
             _end_stalled(&lease.exchange)
             scheduler_settle(thread.scheduler, lease, now)
             continue
         next = sooner(next, due)
-        due = lease_hangs_at(lease)
-        lease_note_hanging(lease, due <= thread.looked_at)
-        if not lease.hangs:
-            next = sooner(next, due)
         due = lease_hedge_due(thread.scheduler, lease, now)
         # An answer may have come since the connections were looked at: to move what was there then
         # takes milliseconds, where the core has others to serve.

@@ -15,6 +15,7 @@ from zfast._core.leases cimport (
     origin_end_dial,
     origin_lacks,
     origin_may_go_beyond,
+    origin_room,
 )
 from zfast._core.request cimport PolicyState, Request
 from zfast._core.splitting cimport split_plan
@@ -25,7 +26,6 @@ from zfast._core.state cimport (
     Worker,
     origin_has_waiting,
     origin_in_flight,
-    origin_moving,
     ring,
     sooner,
     wake,
@@ -204,6 +204,11 @@ cdef void _assign_next(
     lease.twin = NULL
     lease.exchange.is_hedge = lease.exchange.rivals = False
     lease.late_after = 0
+    # The lease is counted already.
+    lease.probes = governor_room(governor, origin_in_flight(lease.origin) - 1, now) == 0
+    if lease.probes:
+        lease.origin.probes += 1
+        lease.origin.may_probe = False
     if request.attempts == 0:
         request.seen_answers = governor.answers
     if governor_asked(governor, request.policy.hedge_budget, now):
@@ -239,6 +244,7 @@ cdef bint _assign_hedge(Scheduler* s, Origin* origin, int caller) noexcept nogil
     first.twin = lease
     lease.twin = first
     lease.exchange.is_hedge = lease.exchange.rivals = True
+    lease.probes = False
     lease.late_after = 0
     _assign(s, lease, first.request, first.worker, caller)
     return True
@@ -292,7 +298,7 @@ cdef void scheduler_dispatch(Scheduler* s, int caller, double now) noexcept nogi
             if _assign_hedge(s, origin, caller):
                 progress = True
                 continue
-            if governor_room(&origin.governor, origin_moving(origin), now) == 0:
+            if origin_room(origin, now) == 0:
                 continue
             request = lanes_take_next(s, origin)
             if request == NULL:

@@ -23,6 +23,7 @@ from zfast._core.exchange cimport (
 from zfast._core.finishing cimport scheduler_finish, scheduler_retry
 from zfast._core.governor cimport (
     governor_answered,
+    governor_bore,
     governor_failed,
     governor_give_back,
     governor_throttled,
@@ -48,7 +49,7 @@ from zfast._core.retry cimport (
     Mishap,
 )
 from zfast._core.scheduler cimport scheduler_dispatch
-from zfast._core.state cimport NOBODY, Request_ptr, origin_moving, wake
+from zfast._core.state cimport NOBODY, Request_ptr, origin_in_flight, wake
 from zfast._core.types cimport (
     METHOD_GET,
     METHOD_HEAD,
@@ -101,7 +102,7 @@ cdef Mishap _mishap_of_status(const Lease* lease, Request* request) noexcept nog
     # Who serves others has nothing against this one: but for that, a rate that a thousand requests
     # exceed together would use up the attempts of some.
     cdef unsigned long long answers = lease.origin.governor.answers
-    cdef bint limited = _asks_for_less(lease) and answers != request.seen_answers
+    cdef bint limited = _asks_for_less(lease) and (lease.probes or answers != request.seen_answers)
     request.seen_answers = answers
     return MISHAP_LIMITED if limited else MISHAP_STATUS
 
@@ -116,14 +117,14 @@ cdef void _note_status(
         governor_failed(&lease.origin.governor, now)
         return
     count(&request.policy.counters.throttled, 1)
-    if request.retries.limited + request.retries.status > MOST_TELLING_REFUSALS:
+    if lease.probes or request.retries.limited + request.retries.status > MOST_TELLING_REFUSALS:
         governor_failed(&lease.origin.governor, now)
         return
     if waits and request.policy.retry.respect_retry_after:
         pause = fmin(_retry_after(&lease.exchange), request.policy.retry.retry_after_max)
         pause = fmax(0, fmin(pause, request.policy.retry.backoff_max))
     governor_throttled(
-        &lease.origin.governor, lease.exchange.begun, max(1, origin_moving(lease.origin)), pause,
+        &lease.origin.governor, lease.exchange.begun, origin_in_flight(lease.origin), pause,
         request.policy.retry.backoff_max, now
     )
     if pause > 0:
@@ -256,6 +257,7 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
     if _leaves_it(s, lease, now):
         return
     lease.origin.moved_at = now
+    lease.origin.may_probe = False
     lease_drop_twin(s, lease)
     count(&request.policy.counters.hedge_wins, exchange.is_hedge and request.claimant == exchange)
     if exchange.answered:
@@ -267,6 +269,9 @@ cdef void scheduler_settle(Scheduler* s, Lease* lease, double now) noexcept nogi
             # What is written takes as long as it is large: a read is late before that.
             first_byte = -1
         if conclusion != CONCLUDED_STATUS:
+            if lease.probes:
+                governor_bore(&lease.origin.governor, origin_in_flight(lease.origin))
+            lease.origin.probes = 0
             governor_answered(&lease.origin.governor, first_byte, s.max_in_flight)
     lease_lose(s, lease)
     # Where it failed, a retry goes elsewhere.

@@ -32,9 +32,10 @@ cdef cppclass Lease:
     bint used                       # it has carried an exchange before: it may be stale
     bint awaited                    # it was opened just now, for the request that it carries
     bint broken                     # it failed, or what came over it was not to be believed
+    bint silent                     # nobody acknowledges what goes out over it
     Lease* twin                     # the other one with the same request, NULL for none
     bint wants_twin                 # it is among its origin's `awaiting_hedge`
-    bint hangs                      # nothing has come for its request for long
+    bint probes                     # its request went out beyond what its origin is taken to bear
     double late_after               # seconds after which its request may be hedged, 0 never
     size_t address                  # of the host, where there are several; else 0
     bint relayed                    # its bytes pass through Python
@@ -72,7 +73,9 @@ cdef cppclass Origin:
     int max_leases                  # what its pool allows, 0 no limit
     bint asked_back                 # the next connection that is idle goes back to its pool
     bint forgotten                  # it is to be freed once nothing refers to it
-    int hanging                     # of its requests in flight, those for which nothing has come
+    int probes                      # since it last answered
+    double probed_at                # when the last one might go out
+    bint may_probe                  # ... which it has not yet
     int dials_begun                 # that Python is at
     double dialled_at               # when one began, ended, or had to wait for a thread
     int dial_failures
@@ -207,11 +210,6 @@ cdef inline double sooner(double one, double other) noexcept nogil:
 cdef inline int origin_in_flight(const Origin* origin) noexcept nogil:
     # What is not in flight is idle.
     return origin.leases - <int>origin.idle.size()
-
-
-cdef inline int origin_moving(const Origin* origin) noexcept nogil:
-    # What it is at: what hangs is no measure of what it bears, and may for as long as there is.
-    return origin_in_flight(origin) - origin.hanging
 
 
 cdef inline bint origin_has_waiting(const Origin* origin) noexcept nogil:

@@ -9,7 +9,13 @@ from cython.operator cimport dereference
 
 from zfast._core.finishing cimport scheduler_cancel_all
 from zfast._core.lanes cimport lanes_enqueue
-from zfast._core.leases cimport call_python, lease_has_ended, lease_retire, lease_watch_idle
+from zfast._core.leases cimport (
+    call_python,
+    lease_has_ended,
+    lease_retire,
+    lease_watch_idle,
+    origin_probed_next,
+)
 from zfast._core.request cimport Request
 from zfast._core.scheduler cimport scheduler_dispatch
 from zfast._core.state cimport (
@@ -87,6 +93,9 @@ cdef void scheduler_tick(Scheduler* s, double now) noexcept nogil:
         if 0 < origin.governor.paused_until <= now:
             due = True
             origin.governor.paused_until = 0
+        if 0 < origin_probed_next(origin) <= now:
+            due = origin.may_probe = True
+            origin.probed_at = now
     if 0 < s.next_starving <= now:
         due = True
         s.next_starving = 0
@@ -108,4 +117,5 @@ cdef double scheduler_next_tick(Scheduler* s) noexcept nogil:
     for origin in s.pending:
         if origin_has_waiting(origin):
             first = sooner(first, sooner(origin.dial_after, origin.governor.paused_until))
+            first = sooner(first, origin_probed_next(origin))
     return first

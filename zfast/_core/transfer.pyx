@@ -89,7 +89,7 @@ cdef void transfer_begin(Exchange* exchange, Request* request, double now) noexc
     exchange.phase = PHASE_HEAD
     exchange.skip = exchange.take = 0
     exchange.tail_size = exchange.tail_passed = exchange.drained = 0
-    exchange.answered = False
+    exchange.heard = exchange.answered = False
     exchange.reusable = False
     exchange.code = STATUS_OK
     exchange.begun = exchange.progress = now

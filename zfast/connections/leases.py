@@ -48,6 +48,9 @@ _log = logging.getLogger("zfast")
 
 _lease_ids = itertools.count(1)
 
+# How a connection ended: see `Calls.next`.
+_BROKE, _SILENT = 1, 2
+
 
 @dataclass(eq=False)
 class _Lease:
@@ -357,11 +360,14 @@ def _serve(calls: Calls, kind: str, id: int, index: int) -> None:
     elif kind == "sweep":
         calls.swept(*resting.sweep())
     elif (lease := _leases.get(id)) is not None:
-        broke = kind == "close" and bool(index)
+        broke, silent = (kind == "close" and bool(index & bit) for bit in (_BROKE, _SILENT))
         closed = 0
         try:
             # At exit urllib3 may have closed what is in its pools before.
             closed = _return(id, reusable=kind != "close" and not calls.engine.stopped)
+            if silent:
+                # A firewall on the way has forgotten what lay idle, or the address leads nowhere.
+                closed += resting.drop(lease.pool)
         finally:
             if broke:
                 # Others of the host's addresses go first for a while.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 import urllib3
+from urllib3.connection import HTTPConnection
 from urllib3.util import ssl_ as urllib3_ssl
 from urllib3.util.request import SKIP_HEADER
 
@@ -29,6 +31,18 @@ PoolManager = urllib3.PoolManager
 urllib3_version = version("urllib3")
 
 _POOLS = 1024
+# What lies idle tells the firewalls on its way that it is in use, who forget it otherwise and say
+# nothing; and of its peer's end, where that does not come.
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+_SOCKET_OPTIONS = [
+    *HTTPConnection.default_socket_options,
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in _KEEPALIVE.items()
+        if hasattr(socket, name)
+    ),
+]
 
 
 class Options(NamedTuple):
@@ -143,7 +157,7 @@ class EnvironmentManagers:
     def __init__(self, proxies: Proxies, ca_certs: str | None = None, **options: Any) -> None:
         self.trust = Trust(ca_certs)
         self._proxies = proxies
-        self._options = options
+        self._options = {"socket_options": _SOCKET_OPTIONS, **options}
         # By the kind of context that urllib3 makes, which pyOpenSSL may change; None without TLS.
         self._managers: dict[tuple[Proxy | None, Any], PoolManager] = {}
 

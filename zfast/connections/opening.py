@@ -226,13 +226,10 @@ class _Spread:
     def _new_conn(self) -> socket.socket:
         connection = self._connection
         name, timeout = connection._dns_host, connection.timeout
-        clock = _Clock(timeout)
         found = _addresses_of(name, connection.port)
         if len(found) < 2:
-            sock = HTTPConnection._new_conn(connection)
-            # What is left is for the handshake.
-            sock.settimeout(clock.share(0))
-            return sock
+            return HTTPConnection._new_conn(connection)
+        clock = _Clock(timeout)
         failures: dict[str, BaseException] = {}
         try:
             while found:
@@ -252,6 +249,7 @@ class _Spread:
                     failures[address] = error.__cause__ or error
                 else:
                     self.address = address
+                    # What is left is for the handshake.
                     sock.settimeout(clock.share(0))
                     return sock
         finally:

@@ -18,7 +18,7 @@ from urllib3.util.connection import is_connection_dropped
 from zfast import runtime
 from zfast.connections.managers import Managers
 
-__all__ = ["MOST_KEPT", "clear", "forget", "keep", "put_back", "sweep", "taken"]
+__all__ = ["MOST_KEPT", "clear", "drop", "forget", "keep", "put_back", "sweep", "taken"]
 
 # Of all hosts together; fewer where descriptors are few.
 MOST_KEPT = 256
@@ -101,10 +101,15 @@ def clear(managers: Managers) -> int:
     """Close what lies in the managers' pools; how many of those there were that were kept."""
     with runtime.fork_guard:
         # By itself urllib3 closes them as the pools are collected.
-        pools = managers.pools() & set(_kept)
-        closed = sum(map(_close, pools))
+        closed = sum(map(drop, managers.pools()))
         managers.clear()
         return closed
+
+
+def drop(pool: Any) -> int:
+    """Close what lies in a pool; how many of those there were that were kept."""
+    with runtime.fork_guard:
+        return _close(pool) if pool in _kept else 0
 
 
 def forget() -> None:

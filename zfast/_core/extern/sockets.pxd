@@ -33,11 +33,26 @@ cdef extern from * nogil:
     int ZFAST_SEND_FLAGS
     int MSG_DONTWAIT
 
-# Of a TCP connection: the size of a full segment, and the acknowledgement of what has come so far.
+# Of a TCP connection: the size of a full segment, the acknowledgement of what has come so far, and
+# the bytes sent for which the peer has not given one; 0 where the system does not say.
 cdef extern from * nogil:
     """
     #include <netinet/in.h>
     #include <netinet/tcp.h>
+    #include <sys/ioctl.h>
+    #ifdef __linux__
+    #include <linux/sockios.h>
+    #endif
+    static inline int zfast_unacknowledged(int fd) {
+        int size = 0;
+    #if defined(SIOCOUTQ)
+        if (ioctl(fd, SIOCOUTQ, &size) != 0) return 0;
+    #elif defined(SO_NWRITE)
+        socklen_t length = sizeof(size);
+        if (getsockopt(fd, SOL_SOCKET, SO_NWRITE, &size, &length) != 0) return 0;
+    #endif
+        return size;
+    }
     static inline int zfast_segment_size(int fd) {
         int size = 0;
         socklen_t length = sizeof(size);
@@ -51,5 +66,6 @@ cdef extern from * nogil:
     #endif
     }
     """
+    int zfast_unacknowledged(int)
     int zfast_segment_size(int)
     void zfast_acknowledge(int)
