@@ -113,7 +113,7 @@ def test_the_stub_says_what_the_core_says(extension: ModuleType) -> None:
                 continue
             found = getattr(owner, node.name)
             # Cython begins it with the signature.
-            said = re.sub(r"\A[\w.]+\(.*\)\s*", "", found.__doc__ or "")
+            said = re.sub(r"\A[\w.]+\(.*\)( -> \w+)?\s*", "", found.__doc__ or "")
             if said:
                 assert ast.get_docstring(node) == inspect.cleandoc(said), node.name
             if isinstance(node, ast.ClassDef):

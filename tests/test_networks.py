@@ -21,7 +21,7 @@ import urllib3
 from servers.netns import Network, why_no_networks
 from servers.nginx import Nginx, find_nginx
 from servers.script import in_child
-from servers.scripted import ScriptedServer, ok
+from servers.scripted import ScriptedServer, Wait, ok
 
 pytest.importorskip("zarr", minversion="3.0", reason="zarr 3 over FastStore")
 
@@ -209,18 +209,27 @@ def test_up_again_after_a_timeout(server: Nginx, network: Network, tls_ca_file: 
 
 
 def test_what_nobody_acknowledges_goes_over_another_connection(
-    server: Nginx, network: Network, tls_ca_file: str
+    server: Nginx, network: Network, tls_ca_file: str, scripted: Callable[..., ScriptedServer]
 ) -> None:
-    """Long before first_byte_timeout, and as no attempt: nobody has got it."""
+    """Long before first_byte_timeout, and as no attempt: nobody has got it.
+
+    By an I/O thread that has nothing else to do: the other one waits for a server that hangs.
+    """
     (server.root / "small").write_bytes(b"value")
+    gate = threading.Event()
+    busy = zfast.Client(scripted(lambda request: [Wait(gate), ok(b"late")]).url)
     with zfast.Client(server.url, ca_certs=tls_ca_file, retries=99, deadline=60) as client:
         assert client.get("small") == b"value"
-        network.down()
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(2) as pool:
+            late = pool.submit(busy.get, "key")
+            _until(lambda: busy.stats()["in_flight"])
+            network.down()
             read = pool.submit(client.get, "small")
             _until(lambda: client.stats()["stale_retries"])
             network.up()
             assert read.result() == b"value"
+            gate.set()
+            assert late.result() == b"late"
         assert client.stats()["requests"] == 3
 
 

@@ -31,10 +31,7 @@ class Pin:
     """A caller's buffer that stays where it is until the last worker has let go of it."""
 
 def holds_objects(buffer: Any) -> bool:
-    """-> bool
-
-    Whether a buffer's elements are Python objects, or have such in them.
-    """
+    """Whether a buffer's elements are Python objects, or have such in them."""
 
 def spare_memory() -> int:
     """Bytes that are kept for the next bodies; at most 64 MiB, and none after a while of rest."""

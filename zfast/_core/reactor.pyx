@@ -277,6 +277,7 @@ cdef void _begin(Thread* thread, double now) noexcept nogil:
             if transfer_step(&lease.exchange, 0, thread.scratch, SCRATCH_SIZE, now):
                 thread.concluded.push_back(lease)
         thread.next_check = sooner(thread.next_check, _ends_at(&lease.exchange))
+        thread.next_check = sooner(thread.next_check, _unheard_at(lease))
         if lease.late_after > 0:
             thread.next_check = sooner(thread.next_check, now + lease.late_after)
     if not thread.arrived.empty():
